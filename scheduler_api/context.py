@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
+from scheduler_api.wire.answers.events import show_notice
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings, TaskSettings
 from scheduler_core.base.errors import StoreRefused
@@ -18,6 +19,7 @@ from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService
+from scheduler_core.usecases.events import EventFeed
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.job_targets import JobTargets
 from scheduler_core.usecases.jobs import JobService
@@ -104,6 +106,7 @@ class Context:
         self.history = HistoryService(self.shards, clock)
         self.pauses = PauseService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)
+        self.events = EventFeed(self.shards, clock, metrics, show=show_notice, most=settings.events_max_listeners)
         self._probing = asyncio.Lock()
         self._probed_at: float | None = None
         self._write_faults: list[str] = []

@@ -34,6 +34,7 @@ from scheduler_core.base.errors import (
     TaskNotFound,
     TaskNotStale,
     TokenRefused,
+    TooManyListeners,
     VersionMismatch,
     WrongStatus,
 )
@@ -63,6 +64,7 @@ STATUSES: Mapping[type[CronpostError], int] = {
     WrongStatus: 400,
     TaskNotFound: 404,
     TaskNotStale: 409,
+    TooManyListeners: 503,
     StoreUnavailable: 429,
     StoreRefused: 422,
     CorruptDocument: 500,
@@ -84,7 +86,7 @@ def problem_of(error: CronpostError) -> Response:
     """Build the response for an error of the core."""
     body = problem_body(error)
     headers: dict[str, str] = {}
-    if body.status == 429:
+    if body.status in {429, 503}:
         headers["Retry-After"] = str(_retry_after(error))
     elif isinstance(error, VersionMismatch) and error.etag is not None:
         headers["ETag"] = f'"{error.etag}"'

@@ -6,7 +6,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS = 30.0
+SILENT_SECONDS = 45.0
+"""After this long without a line, a stream counts as lost. The server writes one every 15 s."""
 _STDIN_READ = "scheduler_api.cli.client.stdin_read"
 
 
@@ -51,11 +54,35 @@ class Server:
         headers: dict[str, str] | None = None,
     ) -> httpx.Response:
         """Send a request and return its response. Raises Failed if no server answers or the request is refused."""
+        query = None if params is None else {name: value for name, value in params.items() if value is not None}
+        with self._connecting():
+            answer = self._client.request(method, path, params=query, content=body, headers=headers)
+        return self._checked(answer)
+
+    @contextmanager
+    def stream(self, path: str, *, params: dict[str, Any], headers: dict[str, str]) -> Iterator[Iterator[str]]:
+        """Open a stream of events and yield its lines. Raises Failed as ``request`` does, also when the connection
+        ends."""
         import httpx
 
-        query = None if params is None else {name: value for name, value in params.items() if value is not None}
+        timeout = httpx.Timeout(TIMEOUT_SECONDS, read=SILENT_SECONDS)
+        with (
+            self._connecting(),
+            self._client.stream("GET", path, params=params, headers=headers, timeout=timeout) as answer,
+        ):
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                answer.read()
+                self._checked(answer)
+                raise self._not_cronpost(answer.status_code)
+            yield answer.iter_lines()
+
+    @contextmanager
+    def _connecting(self) -> Iterator[None]:
+        """Turn errors of the connection into Failed."""
+        import httpx
+
         try:
-            answer = self._client.request(method, path, params=query, content=body, headers=headers)
+            yield
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise click.UsageError(f"{self._url} is not a server address: {error}") from None
         except httpx.TransportError as error:
@@ -63,6 +90,9 @@ class Server:
                 f"no server answers at {self._url} ({str(error) or type(error).__name__}). "
                 "Start one with cronpost serve, or give its address with --server or CRONPOST_SERVER"
             ) from None
+
+    def _checked(self, answer: httpx.Response) -> httpx.Response:
+        """Return an answer that is a success. Raises Failed for others."""
         try:
             document = answer.json()
         except ValueError:

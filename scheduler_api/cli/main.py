@@ -38,6 +38,7 @@ COMMANDS = {
     "runs": ("scheduler_api.cli.runs:runs", "Show and cancel runs of jobs, schedules and tasks."),
     "pause": ("scheduler_api.cli.pauses:pause", "Pause everything: all jobs, schedules and one-off tasks."),
     "resume": ("scheduler_api.cli.pauses:resume", "Resume everything."),
+    "watch": ("scheduler_api.cli.watch:watch", "Show events of jobs, runs and nodes as they happen."),
     "completion": ("scheduler_api.cli.completion:completion", "Print the completion script of a shell."),
 }
 

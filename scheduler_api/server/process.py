@@ -158,6 +158,7 @@ class Process:
         self._notify(clock)
 
         await self._wait_for_end()
+        self.context.events.shut_down()  # its streams do not end by themselves
 
         # Load balancers need time to notice that the process stops.
         delay = self.settings.api.shutdown_delay_seconds if ports.api and self._stop_signal.is_set else 0

@@ -88,6 +88,15 @@ class ApiSettings(Section, frozen=True, kw_only=True):
             "the only client.",
         ),
     ] = None
+    events_max_listeners: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="Most clients that listen to GET /events of one server at the same time. Each holds one of "
+            "max_connections.",
+        ),
+    ] = 100
     shutdown_delay_seconds: Annotated[
         float,
         Meta(

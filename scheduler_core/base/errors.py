@@ -24,6 +24,7 @@
     ├── ScheduleNotFound
     ├── DuplicateName           a target or a schedule has this name already
     ├── WrongStatus             the schedule's status does not allow this operation
+    ├── TooManyListeners        this process serves no further listener to events
     ├── StoreError
     │   ├── StoreUnavailable    temporary: down, loading, failing over, out of memory; try again
     │   │   └── OutcomeUnknown  a change was sent and not answered: it may have been stored
@@ -252,6 +253,12 @@ class TaskNotStale(CronpostError):
 
     def __init__(self, task_id: str, status: str) -> None:
         super().__init__(f"{task_id} is {status}; only a stale task can be called again")
+
+
+class TooManyListeners(CronpostError):
+    """This process serves as many listeners to events as it may, or it stops."""
+
+    code = "too_many_listeners"
 
 
 class StoreError(CronpostError):

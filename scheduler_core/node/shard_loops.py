@@ -14,9 +14,11 @@ from scheduler_core.base.errors import StoreError
 from scheduler_core.base.events import SERVICE_FAILED, STORE_LOST, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer, start_all_of
+from scheduler_core.model.event import Change
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.dispatch.target_cache import TargetCache
+from scheduler_core.node.loops.announce import Announcer, announce_joined, announce_left
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.cut_requests import CutSubscriber
 from scheduler_core.node.loops.heartbeat import ClockSync, Heartbeat
@@ -106,6 +108,7 @@ class NodeShard:
         kept = completed_bounds_of(settings, len(shards))
         self._sweeper = Sweeper(store, bounds_of(settings, len(shards)), kept, clock, metrics)
         self._index_check = IndexCheck(store, clock, metrics)
+        self._announcer = Announcer(store, clock, metrics)
         others = (
             self.heartbeat,
             self.settler,
@@ -115,6 +118,7 @@ class NodeShard:
             self._cutter,
             self._sweeper,
             self._index_check,
+            self._announcer,
         )
         self.claimer = Claimer(
             node, store, self._starter, self.settler, alarm, suspects, targets, clock, metrics, services=others
@@ -159,6 +163,8 @@ class NodeShard:
         for service in self.services:
             service.start()
         self.start_fault = None
+        if self.number == 0:
+            await announce_joined(self.store, self.node.id)
 
     async def stop_claiming(self) -> None:
         """Claim nothing more on this shard."""
@@ -178,6 +184,7 @@ class NodeShard:
         settled = await self.settler.flush(FLUSH_SECONDS)
         await self.settler.stop()
         await self._cutter.stop()
+        await self._announcer.stop()
         return settled
 
     async def say_goodbye(self) -> None:
@@ -190,6 +197,8 @@ class NodeShard:
             return
         with contextlib.suppress(StoreError):
             await self.store.leave(node=self.node.id, now_ms=self._clock.now_ms())
+        if self.number == 0:
+            await announce_left(self.store, [self.node.id], Change.STOPPED)
 
 
 def bounds_of(settings: EngineSettings, shards: int = 1) -> Bounds:

@@ -15,6 +15,7 @@ from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.model.pause import Pauses
 from scheduler_core.model.transition import Transition
+from scheduler_core.store.events import EventStore
 from scheduler_core.store.jobs import Beside
 
 REPLY_BYTES = 2 << 20
@@ -88,6 +89,9 @@ class Settlement(msgspec.Struct, frozen=True):
     """When the job is due again; None: only a client can wake it."""
     index: tuple[IndexWrite, ...] = ()
     """Writes to the index of jobs, made in the same step."""
+    claimed: ClaimedJob | None = None
+    step: Transition | None = None
+    """What was encoded, for its events; None: the job is released unfinished."""
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -141,7 +145,7 @@ class ReapTurn(Enum):
     """An audit is due: examine all leases, also those of unknown nodes."""
 
 
-class LoopStore(Protocol):
+class LoopStore(EventStore, Protocol):
     """Claims and settles jobs, and records heartbeats. Every method that does I/O raises StoreUnavailable or
     StoreRefused."""
 
@@ -249,6 +253,10 @@ class LoopStore(Protocol):
 
         Examines every claimed job, in pages, in the order of the claims.
         """
+        ...
+
+    async def dead_nodes(self, *, now_ms: int, dead_after_ms: int) -> list[str]:
+        """Return the nodes whose heartbeats have ended since the latest complete sweep."""
         ...
 
     async def swept(self, *, until_ms: int, audited_at_ms: int | None = None) -> None:

@@ -49,6 +49,7 @@ def check_keys(content: dict[str, Any]) -> None:
     known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.claims, KEYS.meta}
     known |= {KEYS.pauses, KEYS.answers, KEYS.answered, KEYS.suspects, KEYS.retrying, KEYS.children, *KEYS.record_keys}
     known |= {KEYS.operations, KEYS.open_operations}
+    known |= {KEYS.events, KEYS.listening}
     families = (
         KEYS.history(""),
         KEYS.failures(""),

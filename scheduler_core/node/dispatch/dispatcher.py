@@ -104,6 +104,9 @@ class Dispatcher:
     def send_all(self, attempts: Sequence[InFlight]) -> None:
         """Start attempts that were prepared and have their permits: write all requests before anything else."""
         self._node.in_flight.update(attempts)
+        if self._store.is_watched:
+            for attempt in attempts:
+                self._note_start(attempt)
         if self._start_all is None:
             for attempt in attempts:
                 self._start(attempt, attempt.work, attempt.call)
@@ -175,9 +178,17 @@ class Dispatcher:
             if call is None:
                 call = call_of(work, fence=attempt.claimed.lease.fence, timeout_ms=self._timeout_ms)
             attempt.call = call
+            if self._store.is_watched:
+                self._note_start(attempt)
             attempt.under_way = self.start(call, attempt.finish, attempt.may_send)
         except Exception as error:  # noqa: BLE001 - an attempt that ends without a result would hold its lease for ever
             attempt.finish(failure(error))
+
+    def _note_start(self, attempt: InFlight) -> None:
+        """Note the start of a run for those who listen to events."""
+        work = attempt.work
+        if work.run.attempt == 0:
+            self._store.run_started(work.job, work.run, attempt.started_at_ms)
 
     # ---- calls that need a look-up ---------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.events import RUN_REAPED, get_logger
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.model.event import Change
+from scheduler_core.node.loops.announce import announce_left
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.store.loop import LoopStore, ReapTurn
@@ -43,6 +45,8 @@ class Reaper(Service):
         self._redis_clock = clock
         self._jumps = clock.jumps
         self._jumped_at: float | None = None
+        self._announced: set[str] = set()
+        """Dead nodes that the latest sweep announced."""
 
     async def reap(self, *, void_all: bool = False) -> int:
         """Reclaim the jobs of dead nodes, or, with ``void_all``, of every node; return how many."""
@@ -67,10 +71,18 @@ class Reaper(Service):
         turn = await self._store.take_reap_turn(
             now_ms=now_ms, dead_after_ms=dead_after_ms, interval_ms=TURN_MS, audit_ms=AUDIT_MS
         )
+        if turn is ReapTurn.SWEEP and self._store.is_watched and not self.shard:
+            await self._announce_dead(now_ms)
         if turn in (ReapTurn.SWEEP, ReapTurn.AUDIT):
             await self.reap()
             audited_at_ms = now_ms if turn is ReapTurn.AUDIT else None
             await self._store.swept(until_ms=now_ms - dead_after_ms - LATE_CLAIM_MS, audited_at_ms=audited_at_ms)
+
+    async def _announce_dead(self, now_ms: int) -> None:
+        """Append the events of nodes that have died. Each is swept several times, and announced once by this node."""
+        dead = set(await self._store.dead_nodes(now_ms=now_ms, dead_after_ms=self._node.dead_after_ms))
+        await announce_left(self._store, sorted(dead - self._announced), Change.DEAD)
+        self._announced = dead
 
     def may_reclaim(self) -> bool:
         """Return whether this node may count another as dead because its heartbeats are missing."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from scheduler_core.base.errors import StoreRefused
+from scheduler_core.model.events_of import event_of_new_job
 from scheduler_core.model.index import UNREADABLE, IndexWrite, index_writes
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
@@ -17,15 +18,15 @@ from scheduler_core.store.redis.codec import (
     encode_states,
 )
 from scheduler_core.store.redis.documents import read_stored
+from scheduler_core.store.redis.events import UNWATCHED, WATCHED, Events, pack_events
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.index import pack_index
 from scheduler_core.store.redis.scripts.job import CHANGE, CREATE, ChangeArgs, ChangeItem, CreateArgs, CreateItem
 from scheduler_core.store.redis.scripts.script import Item
 from scheduler_core.store.redis.settlements import encode_step, score
-from scheduler_core.store.redis.shard import RedisShard
 
 
-class Changes(RedisShard):
+class Changes(Events):
     """Part of ``RedisStore``; ``JobStore`` documents the methods."""
 
     async def change(
@@ -44,6 +45,7 @@ class Changes(RedisShard):
     ) -> list[bool | StoreRefused]:
         k, kept = self._keys, self._retention
         index, sets = pack_index(_index_of_changes(changes), k)
+        items = [self._item(*one) for one in changes]
         args = ChangeArgs(
             history_kept=kept.entries,
             failures_kept=kept.failures,
@@ -54,8 +56,13 @@ class Changes(RedisShard):
             now=0 if answer is None else answer.now_ms,
             answer_until=0 if answer is None else answer.until_ms,
             index_writes=index,
+            events=self._packed_changes(changes) if self.is_watched else b"",
         )
-        answers = await self.write_batch(CHANGE, args, [self._item(*one) for one in changes], last_keys=sets)
+        answers = await self.write_batch(CHANGE, args, items, last_keys=sets)
+        if self._needs_events(answers):
+            args = args._replace(events=self._packed_changes(changes))
+            answers = await self.write_batch(CHANGE, args, items, last_keys=sets)
+            self._needs_events(answers)
         return [
             answer == b"ok" if isinstance(answer, bytes) else _refusal(answer[0].decode(errors="replace"))
             for answer in answers
@@ -83,8 +90,14 @@ class Changes(RedisShard):
             for (job, state), encoded in zip(new, encode_states([state for _, state in new]), strict=True)
         ]
         index, sets = pack_index(_index_of_new(new), self._keys)
-        args = CreateArgs(channel=self._keys.wake, index_writes=index)
-        downtimes, store_id, pauses, *rows = await self.write_batch(CREATE, args, items, last_keys=sets)
+        events = _packed_creations(new) if self.is_watched else b""
+        args = CreateArgs(channel=self._keys.wake, index_writes=index, events=events)
+        answers = await self.write_batch(CREATE, args, items, last_keys=sets)
+        if self._needs_events(answers):
+            args = args._replace(events=_packed_creations(new))
+            answers = await self.write_batch(CREATE, args, items, last_keys=sets)
+            self._needs_events(answers)
+        downtimes, store_id, pauses, *rows = answers
         return [
             None
             if row == b"ok"
@@ -94,6 +107,23 @@ class Changes(RedisShard):
             for (job, _), row in zip(new, rows, strict=True)
         ]
 
+    def _packed_changes(self, changes: Sequence[tuple[str, StoredJob, Transition]]) -> bytes:
+        return pack_events(
+            self._events_of(claim_key, stored.snapshot.job, stored.snapshot.state, step)
+            for claim_key, stored, step in changes
+        )
+
+    def _needs_events(self, answers: list[Any]) -> bool:
+        """Learn from the answers of a script whether somebody listens, and return whether it did nothing because its
+        events are missing. Removes what the script adds for this."""
+        if answers == [WATCHED]:
+            self.is_watched = True
+            return True
+        if answers and answers[-1] == UNWATCHED:
+            answers.pop()
+            self.is_watched = False
+        return False
+
     async def answer(self, key: str, *, now_ms: int) -> bytes | None:
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
@@ -101,6 +131,10 @@ class Changes(RedisShard):
                 pipe.hget(self._keys.answers, key)
                 until_ms, found = await pipe.execute()
         return found if until_ms is not None and until_ms > now_ms else None
+
+
+def _packed_creations(new: Sequence[tuple[Job, JobState]]) -> bytes:
+    return pack_events([[event_of_new_job(job)] for job, _ in new])
 
 
 def _refusal(text: str) -> StoreRefused:

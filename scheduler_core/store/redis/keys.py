@@ -47,6 +47,8 @@ JOB_KEYS = {
     "counts": "hash",
     "operations": "sorted set",
     "open_operations": "sorted set",
+    "events": "stream",
+    "listening": "string",
 }
 """The Redis types of the keys of jobs, runs and operations, by the names that the scripts use."""
 TASK_PARTS = {
@@ -152,6 +154,16 @@ class Keys(msgspec.Struct, frozen=True):
     def wake(self) -> str:
         """Channel: wake-ups that come before all others, in epoch ms."""
         return f"{self.root}:wake"
+
+    @property
+    def events(self) -> str:
+        """Stream: events of jobs, runs and nodes, while somebody listens."""
+        return f"{self.root}:events"
+
+    @property
+    def listening(self) -> str:
+        """String: the server and the epoch of the stream of events."""
+        return f"{self.root}:listening"
 
     @property
     def children(self) -> str:

@@ -60,6 +60,7 @@ class Nodes(RedisShard):
             answer, redis_ms = await self._beat_and_time(args)
         except (RedisError, OSError) as error:
             raise await self._fault(error, self._beats) from error
+        self.is_watched = answer[4] == 1
         count = int(answer[0])
         return Beat(
             count,
@@ -92,6 +93,13 @@ class Nodes(RedisShard):
             TakeReapTurnArgs(now=now_ms, dead_after=dead_after_ms, interval=interval_ms, audit=audit_ms),
         )
         return ReapTurn(int(answer))
+
+    async def dead_nodes(self, *, now_ms: int, dead_after_ms: int) -> list[str]:
+        with translated_faults():
+            swept: Any = await self._client.hget(self._keys.meta, "swept_until")
+            lowest = swept.decode() if swept is not None and swept.isdigit() else "-inf"
+            found: Any = await self._client.zrangebyscore(self._keys.nodes, lowest, f"({now_ms - dead_after_ms}")
+        return [node.decode(errors="replace") for node in found]
 
     async def swept(self, *, until_ms: int, audited_at_ms: int | None = None) -> None:
         facts: dict[Any, Any] = {"swept_until": until_ms}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
+from scheduler_core.model.event import Event
 from scheduler_core.model.index import NOTHING, IndexWrite, index_writes
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
@@ -15,10 +16,10 @@ from scheduler_core.store.loop import ClaimedJob, Settled, Settlement
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import TAG_BYTES, encode_item, encode_state, join_items, record_args
 from scheduler_core.store.redis.documents import decode_rows
+from scheduler_core.store.redis.events import Events, pack_events
 from scheduler_core.store.redis.index import pack_index
 from scheduler_core.store.redis.scripts.job import SETTLE, SettleArgs, SettleItem, SpawnArgs
 from scheduler_core.store.redis.scripts.script import Arg
-from scheduler_core.store.redis.shard import RedisShard
 
 
 def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, keep_within_ms: int = 0) -> Settlement:
@@ -45,7 +46,7 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, kee
     touched = transition.remove or before is None or after is None or before.paused_at_ms != after.paused_at_ms
     if touched and claimed.id == job_id:
         index = index_writes((claimed.job, before), (None if transition.remove else claimed.job, after))
-    return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms, index)
+    return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms, index, claimed, transition)
 
 
 def encode_requeue(claimed: ClaimedJob, wake_ms: int) -> Settlement:
@@ -64,7 +65,7 @@ def _release(claimed: ClaimedJob, *, wake_ms: int = 0, lost: bytes = b"") -> Set
     return Settlement(claimed.id, job_of_claim_key(claimed.id), (holder, encode_item(item)), wake_ms or None)
 
 
-class Settlements(RedisShard):
+class Settlements(Events):
     """Part of ``RedisStore``; ``LoopStore`` documents the methods."""
 
     requeue = staticmethod(encode_requeue)
@@ -91,12 +92,17 @@ class Settlements(RedisShard):
             retention=kept.after_ms,
             settlements=join_items([one.encoded[1] for one in settlements]),
             index_writes=index,
+            events=pack_events(map(self._events_of_one, settlements)) if self.is_watched else b"",
         )
         answers = await self.run(SETTLE, args, keys + sets)
         return [
             _RESULTS[answer] if isinstance(answer, bytes) else _changed(one, answer)
             for one, answer in zip(settlements, answers, strict=True)
         ]
+
+    def _events_of_one(self, one: Settlement) -> Sequence[Event]:
+        claimed, step = one.claimed, one.step
+        return () if claimed is None or step is None else self._events_of(claimed.id, claimed.job, claimed.state, step)
 
 
 _RESULTS = {word.encode(): Settled(word) for word in ("ok", "done", "stale", "full", "later")}

@@ -34,6 +34,8 @@ class RedisShard:
 
     clock: RedisClock | None = None
     """Redis's clock, from which the deadline of clients' changes is computed (``write``); None: they have none."""
+    is_watched = False
+    """Whether somebody listens to events, as far as this process knows (``EventStore``)."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 import msgspec
 
 from scheduler_core.store.loop import Release, Sign
+from scheduler_core.store.redis.events import WATCHED
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.shard import RedisShard
 from scheduler_core.store.redis.subscribe import messages, signs
@@ -36,6 +37,8 @@ class Signals(RedisShard):
                         yield Release(*_release_decoder.decode(sign[len(RELEASE) :]))
                 elif sign == TARGETS_CHANGED:
                     yield Sign.TARGETS_CHANGED
+                elif sign == WATCHED:
+                    self.is_watched = True
 
     async def ask_to_release(self, claim_keys: Sequence[str], *, until_ms: int) -> None:
         with translated_faults():

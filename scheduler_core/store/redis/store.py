@@ -13,6 +13,7 @@ from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.changes import Changes
 from scheduler_core.store.redis.claims import Claims
 from scheduler_core.store.redis.client import UncancelledRedis
+from scheduler_core.store.redis.events import Events
 from scheduler_core.store.redis.find import RedisFinder
 from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.nodes import Nodes
@@ -25,7 +26,7 @@ from scheduler_core.store.redis.target_copies import RedisTargetCopies
 from scheduler_core.store.redis.tasks import RedisTasks
 
 
-class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, PausesOfAll):
+class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, PausesOfAll, Events):
     """One shard on Redis: a ``ShardStore``."""
 
     def servers(self) -> tuple[tuple[str, int], ...]:

@@ -63,6 +63,7 @@ class SettleArgs(NamedTuple):
     retention: Ms
     settlements: Msgpack
     index_writes: Bytes
+    events: Bytes
 
 
 class SettleItem(NamedTuple):
@@ -90,7 +91,7 @@ class SpawnArgs(NamedTuple):
 
 SETTLE = BatchScript(
     "job/settle",
-    keys=f"due jobs states leases ids retrying children suspects {RECORD_KEYS}",
+    keys=f"due jobs states leases ids retrying children suspects {RECORD_KEYS} events",
     args=SettleArgs,
     item_keys=HistoryKeys,
     item=SettleItem,
@@ -107,6 +108,7 @@ class ChangeArgs(NamedTuple):
     now: EpochMs
     answer_until: EpochMs
     index_writes: Bytes
+    events: Bytes
 
 
 class ChangeItem(NamedTuple):
@@ -123,7 +125,7 @@ class ChangeItem(NamedTuple):
 
 CHANGE = BatchScript(
     "job/change",
-    keys=f"due jobs states leases ids retrying children answers answered {RECORD_KEYS}",
+    keys=f"due jobs states leases ids retrying children answers answered {RECORD_KEYS} events",
     args=ChangeArgs,
     item_keys=HistoryKeys,
     item=ChangeItem,
@@ -133,6 +135,7 @@ CHANGE = BatchScript(
 class CreateArgs(NamedTuple):
     channel: Text
     index_writes: Bytes
+    events: Bytes
 
 
 class CreateItem(NamedTuple):
@@ -142,7 +145,9 @@ class CreateItem(NamedTuple):
     wake: Score
 
 
-CREATE = BatchScript("job/create", keys="due jobs states leases ids meta children", args=CreateArgs, item=CreateItem)
+CREATE = BatchScript(
+    "job/create", keys="due jobs states leases ids meta children events", args=CreateArgs, item=CreateItem
+)
 
 
 class ReadArgs(NamedTuple):

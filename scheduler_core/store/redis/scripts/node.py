@@ -19,7 +19,7 @@ class BeatArgs(NamedTuple):
     downtimes_kept: Count
 
 
-BEAT = Script("node/beat", keys="nodes meta claims", args=BeatArgs)
+BEAT = Script("node/beat", keys="nodes meta claims events", args=BeatArgs)
 
 
 class LeaveArgs(NamedTuple):

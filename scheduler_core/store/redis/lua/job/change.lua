@@ -1,4 +1,4 @@
--- needs: deadline record lists index
+-- needs: deadline record lists index events
 -- Apply clients' changes of jobs and child runs: upsert, delete, pause, resume, run now, callbacks.
 --
 -- Guarantee: nothing of a job is written unless its state and lease are those that the caller planned from; each job
@@ -16,6 +16,7 @@
 --   8 answers    hash: idempotency key -> answer
 --   9 answered   sorted set: idempotency key -> instant (epoch ms) at which its answer may be deleted
 --   10 to 17     keys of lib/record.lua
+--   18 events    stream: see lib/events.lua
 --   then for each change
 --   * history    list: of its job
 --   * failures   list: of its job
@@ -31,6 +32,7 @@
 --   7 now             epoch ms
 --   8 answer_until    epoch ms: how long the answer is kept, unless there are more than MOST_ANSWERS
 --   9 index_writes  bytes: msgpack: the writes to the index (lib/index.lua); empty: none
+--   10 events         bytes: msgpack: for each change an array of its events; empty: no listener is known
 --   then for each change, at most 250, no claim key twice
 --   * claim_key       text
 --   * expected_tag    bytes: the 8-byte tag of the stored state; empty: none stored
@@ -45,11 +47,13 @@
 -- Returns
 --   for each change: 'ok'; 'changed' if the job is not what the caller planned from, or an answer is stored under the
 --   key; {error} if the list of its job's history has the wrong type (nothing of the job was written)
+--   then 'unwatched' if `events` was given and nobody listens
+--   only 'watched' if `events` was empty and somebody listens: nothing was done, send it again with events
 -- Cost: O(changes × log(claim keys)); two to seven commands, and one or more per change.
 
 local due, jobs, states, leases, ids, retrying, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local channel = ARGV[4]
-local FIELDS, RECORD, FIRST, LISTS, MOST_ANSWERS = 9, 6, 10, 16, 100000
+local FIELDS, RECORD, FIRST, LISTS, MOST_ANSWERS = 9, 6, 11, 17, 100000
 local answers, answered = KEYS[8], KEYS[9]
 local key, now = ARGV[5], ARGV[7]
 local book = open_book(10, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
@@ -62,6 +66,7 @@ while at <= #ARGV do
   at = at + FIELDS + RECORD * ARGV[at + FIELDS - 1]
 end
 if #claim_keys == 0 then return {} end
+if ARGV[10] == '' and redis.call('EXISTS', KEYS[18]) == 1 then return {'watched'} end
 if key ~= '' then
   local until_ms = redis.call('ZSCORE', answered, key)
   if until_ms and tonumber(until_ms) > tonumber(now) then return {'changed'} end
@@ -168,4 +173,5 @@ if key ~= '' and replies[1] == 'ok' then
     redis.call('ZREM', answered, unpack(old))
   end
 end
+if not append_events(KEYS[18], ARGV[10], replies) then replies[#replies + 1] = 'unwatched' end
 return replies

@@ -1,4 +1,4 @@
--- needs: deadline index
+-- needs: deadline index events
 -- Create those of a batch of jobs under whose ids nothing is stored, and return what is stored under the other ids.
 --
 -- Guarantee: a job is created only where there is no definition, no state (not even a tombstone), no lease and no open
@@ -12,11 +12,13 @@
 --   5 ids       sorted set: every job id at score 0
 --   6 meta      hash: downtimes and their count, store id, pauses of everything
 --   7 children  sorted set: the claim key of every child run, at score 0
+--   8 events    stream: see lib/events.lua
 --   then the sets of the index that `index_writes` names
 --   ** index    sorted set: job id -> score (model/index.py)
 -- ARGV
 --   1 channel      text: where nodes listen for earlier wake-ups
 --   2 index_writes  bytes: msgpack: the writes to the index (lib/index.lua); empty: none
+--   3 events       bytes: msgpack: for each job an array of its events; empty: no listener is known
 --   then for each job, at most 1000, no id twice
 --   * job_id       text
 --   * definition   bytes
@@ -28,6 +30,8 @@
 --   else as job/read returns it: {definition or false, state or false, lease or false, number of child runs if there is
 --   no definition}, or 'large' if the reply already holds 2 MiB of definitions and states
 --   downtimes = how many were ever recorded, a space, and those that are kept
+--   then 'unwatched' if `events` was given and nobody listens
+--   or only {'watched'} if `events` was empty and somebody listens: nothing was done, send it again with events
 -- Cost: O(jobs × log(all jobs)); two commands per 8 jobs, ten to twelve commands, and one per new job while child runs
 -- are open.
 
@@ -35,8 +39,9 @@ local due, jobs, states, leases, ids, meta, children = KEYS[1], KEYS[2], KEYS[3]
 local channel = ARGV[1]
 local FIELDS, BYTES, READ_AT_ONCE = 4, 2097152, 8
 
+if ARGV[3] == '' and redis.call('EXISTS', KEYS[8]) == 1 then return {'watched'} end
 local wanted = {}
-for at = 3, #ARGV, FIELDS do wanted[#wanted + 1] = ARGV[at] end
+for at = 4, #ARGV, FIELDS do wanted[#wanted + 1] = ARGV[at] end
 local facts = redis.call('HMGET', meta, 'downtimes', 'store_id', 'downtime_count', 'pauses')
 local definitions, positions, size = {}, {}, 0
 for first = 1, #wanted, READ_AT_ONCE do
@@ -78,7 +83,7 @@ for i, id in ipairs(wanted) do
   elseif definition or positions[i] or held[i] or open > 0 then
     reply[3 + i] = {definition, positions[i], held[i], open}
   else
-    local at, wake = FIELDS * i - 1, ARGV[FIELDS * i + 2]
+    local at, wake = FIELDS * i, ARGV[FIELDS * i + 3]
     new_jobs[last + 1], new_jobs[last + 2] = id, ARGV[at + 1]
     new_states[last + 1], new_states[last + 2] = id, ARGV[at + 2]
     new_ids[last + 1], new_ids[last + 2] = 0, id
@@ -94,8 +99,9 @@ if last > 0 then
   redis.call('HSET', states, unpack(new_states))
   redis.call('ZADD', ids, unpack(new_ids))
   redis.call('ZADD', due, unpack(new_wakes))
-  write_index(ARGV[2], 7, wanted, reply, 3)
+  write_index(ARGV[2], 8, wanted, reply, 3)
   local first = wake_of[redis.call('ZRANGE', due, 0, 0)[1]]
   if first then redis.call('PUBLISH', channel, first) end
 end
+if ARGV[3] ~= '' and not append_events(KEYS[8], ARGV[3], {unpack(reply, 4)}) then reply[#reply + 1] = 'unwatched' end
 return reply

@@ -1,4 +1,4 @@
--- needs: record lists lease index
+-- needs: record lists lease index events
 -- Settle a batch of claimed jobs: write the records, set the next wake-up, release the lease.
 --
 -- A claim key is a job's id, or the id of a child run: the job's id, 0x1F and the run's id.
@@ -19,6 +19,7 @@
 --   7 children  sorted set: the claim key of every child run, at score 0
 --   8 suspects  sorted set: claim key -> losses (job/claim)
 --   9 to 16     keys of lib/record.lua
+--   17 events   stream: see lib/events.lua
 --   then for each settlement
 --   * history   list: of its job
 --   * failures  list: of its job
@@ -30,6 +31,7 @@
 --   3 retention       ms: after the last entry, until both lists expire
 --   4 settlements     msgpack: an array that holds an array for each settlement
 --   5 index_writes  bytes: msgpack: the writes to the index (lib/index.lua); empty: none
+--   6 events          bytes: msgpack: for each settlement an array of its events; empty: no listener is known
 --   then in the array of each settlement
 --   * claim_key       text
 --   * holder          text: fence and node of the lease, each followed by a space
@@ -205,17 +207,18 @@ write()
 for i = 1, #items do
   local item = items[i]
   if replies[i] == 'ok' and item[9] > 0 then
-    book.add(KEYS[15 + 2 * i], KEYS[16 + 2 * i], item, FIELDS + 1, item[9], item[8] == 0)
+    book.add(KEYS[16 + 2 * i], KEYS[17 + 2 * i], item, FIELDS + 1, item[9], item[8] == 0)
   end
 end
 book.flush()
-write_index(ARGV[5], 16 + 2 * #items, claim_keys, replies, 0)
+write_index(ARGV[5], 17 + 2 * #items, claim_keys, replies, 0)
 
 -- Drop the lists of removed jobs whose records were all trimmed before.
 for i = 1, #items do
   local operation = items[i][4]
   if replies[i] == 'ok' and (operation == 'remove' or operation == 'spawn_last') then
-    drop_lists(jobs, KEYS[9], string.match(claim_keys[i], '^[^' .. CHILD .. ']*'), KEYS[15 + 2 * i], KEYS[16 + 2 * i])
+    drop_lists(jobs, KEYS[9], string.match(claim_keys[i], '^[^' .. CHILD .. ']*'), KEYS[16 + 2 * i], KEYS[17 + 2 * i])
   end
 end
+append_events(KEYS[17], ARGV[6], replies)
 return replies

@@ -7,6 +7,7 @@
 --   1 nodes   sorted set: node id -> last heartbeat
 --   2 meta    hash: store id, last heartbeat, downtimes and their count
 --   3 claims  hash: node id -> number of its latest claim
+--   4 events  stream: see lib/events.lua
 -- ARGV
 --   1 node            text: node id
 --   2 now             epoch ms
@@ -19,10 +20,10 @@
 --   9 downtimes_kept  count: older downtimes are merged into one
 -- Returns
 --   {downtime count, downtimes as 'after:until,after:until,...', number of nodes with a heartbeat within lived_gap,
---   store id}
+--   store id, 1 if somebody listens to events}
 -- Cost: O(nodes).
 
-local nodes, meta, claims = KEYS[1], KEYS[2], KEYS[3]
+local nodes, meta, claims, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local node, now, starting, sole = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4] == '1'
 local start_gap, lived_gap, forget = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local store_id, keep = ARGV[8], tonumber(ARGV[9])
@@ -77,4 +78,4 @@ if not last or last < now or last > now + lived_gap then
   redis.call('HSET', meta, 'last_beat', string.format('%.0f', now))
 end
 local lately = redis.call('ZCOUNT', nodes, string.format('%.0f', now - lived_gap), '+inf')
-return {tostring(count), written, lately, redis.call('HGET', meta, 'store_id')}
+return {tostring(count), written, lately, redis.call('HGET', meta, 'store_id'), redis.call('EXISTS', events)}
