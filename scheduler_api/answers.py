@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
@@ -156,21 +156,29 @@ def with_ignored(request: Request, response: Response, parameters: Collection[st
     return response
 
 
-def query(request: Request, *known: str) -> dict[str, str]:
-    """Read the query parameters: each at most once, and all of them ``known``. Raises InvalidInput."""
+def query(request: Request, *known: str, repeatable: Collection[str] = ()) -> dict[str, str]:
+    """Read the query parameters: each at most once, and all of them ``known``. Raises InvalidInput.
+
+    Those that are ``repeatable`` are left out: see ``repeated``.
+    """
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in known:
             close = nearest(name, known)
             hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known) or 'none'}"
             raise InvalidInput(f"unknown query parameter {name[:100]!r}; {hint}", field=name[:100])
-        if name in found:
+        if name in found and name not in repeatable:
             raise InvalidInput(f"the query parameter {name!r} is given twice", field=name)
         # Percent-encoded bytes that are not UTF-8 arrive here as replacement characters, which no name or id contains.
         if "\ufffd" in value:
             raise InvalidInput("not UTF-8 after percent-decoding", field=name)
         found[name] = value
-    return found
+    return {name: value for name, value in found.items() if name not in repeatable}
+
+
+def repeated(request: Request, name: str) -> list[str]:
+    """Return the values of a query parameter that ``query`` accepts more than once."""
+    return [value for given, value in request.query_params.multi_items() if given == name]
 
 
 def whole(params: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -191,7 +199,7 @@ def yes_or_no(params: Mapping[str, str], name: str) -> bool:
     return text == "true"
 
 
-def next_link(request: Request, params: Mapping[str, str], **changed: str) -> dict[str, str]:
+def next_link(request: Request, params: Mapping[str, str | Sequence[str]], **changed: str) -> dict[str, str]:
     """Build the ``Link`` header (RFC 8288) to the next page: the same request with the ``changed`` parameters."""
     path = request.scope["path"]
-    return {"Link": f'<{path}?{urlencode({**params, **changed})}>; rel="next"'}
+    return {"Link": f'<{path}?{urlencode({**params, **changed}, doseq=True)}>; rel="next"'}

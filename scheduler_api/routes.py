@@ -21,6 +21,7 @@ from scheduler_api.endpoints import (
     cron,
     events,
     health,
+    job_list,
     job_patch,
     jobs,
     pauses,
@@ -48,6 +49,7 @@ async def openapi(request: Request) -> Response:
 
 ROUTES: list[BaseRoute] = [
     *jobs.ROUTES,
+    *job_list.ROUTES,
     *job_patch.ROUTES,
     *batch.ROUTES,
     *pending.ROUTES,

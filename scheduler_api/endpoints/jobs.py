@@ -1,10 +1,8 @@
-"""``POST /``, ``DELETE /`` and ``/jobs``: store, show, list, delete, pause and resume jobs. ``job_patch`` has
-``PATCH``."""
+"""``POST /``, ``DELETE /`` and ``/jobs/{id}``: store, show, delete, pause and resume jobs. ``job_patch`` has
+``PATCH``, ``job_list`` the list."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -14,29 +12,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import (
-    DEFAULT_PAGE,
-    MAX_PAGE,
     etag_of,
     if_match,
     json_answer,
-    next_link,
     no_fields,
     path_id,
     query,
     read_body,
-    whole,
     yes_or_no,
 )
 from scheduler_api.context import Context, context_of
 from scheduler_api.openapi.common import (
     BAD,
     BODY_FAULTS,
-    CURSOR,
     ETAG,
     IF_MATCH,
     IS_A_SCHEDULE,
-    LIMIT,
-    NEXT_PAGE,
     NO_JOB,
     NOT_MATCHED,
     STORE_FAULTS,
@@ -46,8 +37,6 @@ from scheduler_api.problem import ApiError
 from scheduler_api.wire.answers.definition import DryRun, definition_of, show_dry_run
 from scheduler_api.wire.answers.jobs import (
     Deleted,
-    JobPage,
-    JobStatus,
     Upserted,
     next_fire_time,
     show_changed,
@@ -70,7 +59,6 @@ from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.policies import Overlap
 from scheduler_core.usecases.edits import Preview, preview_upsert
-from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.job_reads import JobView
 
 DELETE_PARAMETERS = (Parameter("job_id", str, "The id.", required=True), IF_MATCH)
@@ -97,13 +85,6 @@ GET_PARAMETERS = (
         Literal["definition"],
         "`definition`: only the body that stores the job as it is, secrets masked. `PUT` of it changes nothing.",
     ),
-)
-LIST_PARAMETERS = (
-    Parameter("status", JobStatus, "Only jobs with this status."),
-    Parameter("prefix", str, "Only ids that start with this text."),
-    Parameter("view", Literal["full"], "`full`: with payloads."),
-    CURSOR,
-    LIMIT,
 )
 
 
@@ -246,50 +227,6 @@ async def get(request: Request) -> Response:
     return json_answer(shown, headers=etag_of(view.job))
 
 
-async def list_jobs(request: Request) -> Response:
-    """``GET /jobs?status=&prefix=&view=&cursor=&limit=``, ordered by the bytes of the ids.
-
-    Payloads are included only with ``view=full``.
-
-    A page reads a bounded number of jobs and bytes: it may be short or empty and still have a next page.
-    """
-    params = query(request, *query_names(LIST_PARAMETERS))
-    with_payloads = params.get("view") == "full"
-    if "view" in params and not with_payloads:
-        raise InvalidInput("view must be full", field="view")
-    status = params.get("status")
-    if status is not None and status not in list(JobStatus):
-        raise InvalidInput(f"status must be one of {', '.join(JobStatus)}", field="status")
-    limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
-    cursor = _read_cursor(params["cursor"]) if "cursor" in params else ""
-    context = context_of(request)
-    async with context.store_slot():
-        page = await page_of_jobs(
-            context.shards,
-            context.clock,
-            cursor=cursor,
-            prefix=params.get("prefix", ""),
-            status=status,
-            limit=limit,
-        )
-        views = await context.job_targets.named(page.jobs)
-    following = None if page.cursor is None else _write_cursor(page.cursor)
-    headers = None if following is None else next_link(request, params, cursor=following)
-    shown = [show_job(view, with_payload=with_payloads) for view in views]
-    return json_answer(JobPage(shown, following), headers=headers)
-
-
-def _write_cursor(job_id: str) -> str:
-    return base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str) -> str:
-    try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("utf-8")
-    except (binascii.Error, ValueError):
-        raise InvalidInput("not a cursor of this list; use next of an earlier page, or none", field="cursor") from None
-
-
 async def pause(request: Request) -> Response:
     """``POST /jobs/{id}/pause``: pause the trigger."""
     query(request)
@@ -351,14 +288,6 @@ ROUTES = described(
         "Delete a job",
         parameters=DELETE_PARAMETERS,
         answers=_DELETED,
-    ),
-    operation(
-        "GET /jobs",
-        list_jobs,
-        "list_jobs",
-        "List jobs in the order of their ids",
-        parameters=LIST_PARAMETERS,
-        answers={200: Answer("A page; a short page can have a next one.", JobPage, [NEXT_PAGE]), **BAD, **STORE_FAULTS},
     ),
     operation(
         "GET /jobs/{job_id}",

@@ -13,7 +13,7 @@ from scheduler_core.store.redis.codec import encode_job
 from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
-from scheduler_core.usecases.job_list import PAGE_BYTES, page_of_jobs
+from scheduler_core.usecases.selection import PAGE_BYTES, Selection, page_of_selected
 from tests.support.factories import make_job, make_state
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import KEYS, beat, claim, put
@@ -116,7 +116,7 @@ async def test_a_page_of_large_jobs_is_short_and_the_next_continues_it(store: Re
     found: list[str] = []
     cursor: str | None = ""
     while cursor is not None:
-        page = await page_of_jobs(shards, ManualClock(), cursor=cursor, limit=1000)
+        page = await page_of_selected(shards, ManualClock(), Selection(), cursor=cursor, limit=1000)
         assert sum(len(view.job.payload) for view in page.jobs if view.job) <= PAGE_BYTES + 16 * MIB
         found += [view.id for view in page.jobs]
         cursor = page.cursor

@@ -99,7 +99,9 @@ def _check_request(where: str, item: Json, operation: Json, request: httpx.Reque
         _demand(not parameter["required"] or name in request.url.params, where, f"the parameter {name} is not required")
     for name, value in request.url.params.multi_items():
         if name in described:
-            schema = described[name]["schema"]
+            schema = _resolved(described[name]["schema"])
+            if schema.get("type") == "array":
+                schema = schema["items"]  # each value of a parameter that is repeated
             as_text = _resolved(schema).get("type") == "string"
             _validate(f"{where} ?{name}", schema, (json.dumps(value) if as_text else value).encode(), strict=False)
         else:

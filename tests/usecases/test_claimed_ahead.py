@@ -26,8 +26,8 @@ from scheduler_core.usecases.account import AccountPage, read_account
 from scheduler_core.usecases.batch import upsert_many
 from scheduler_core.usecases.cancel import CancelService
 from scheduler_core.usecases.history import HistoryService
-from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.selection import Selection, page_of_selected
 from tests.support.ahead import AheadNode, WaitingClock
 from tests.support.factories import at, make_job, make_state, pending, retrying
 from tests.support.stores import KEYS, dump, opened, put
@@ -90,7 +90,7 @@ async def test_a_job_claimed_ahead_is_active_without_an_open_run_until_its_fire_
     assert (shown.status, shown.open_run) == ("active", None)
     assert isinstance(shown.next_fire_times, list)
     assert shown.next_fire_times[0] == "2026-12-31T23:50:10Z"
-    page = await page_of_jobs(Shards.of_one(bench.store), bench.clock, status="active")
+    page = await page_of_selected(Shards.of_one(bench.store), bench.clock, Selection(status="active"))
     assert [view.id for view in page.jobs] == ["a"]
     bench.clock.advance(300)
     shown = await bench.shown()

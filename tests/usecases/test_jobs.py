@@ -17,8 +17,8 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
-from scheduler_core.usecases.job_list import Page, page_of_jobs
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.selection import SelectedPage, Selection, page_of_selected
 from tests.support.factories import at, make_job, make_state, pending, retrying
 from tests.support.manual_clock import ManualClock
 from tests.support.nodes import SteppedNode
@@ -34,8 +34,9 @@ class Setup:
         self.clock = ManualClock()
         self.jobs = JobService(store, self.clock, Metrics())
 
-    async def page(self, **query: Any) -> Page:
-        return await page_of_jobs(Shards.of_one(self.store), self.clock, **query)
+    async def page(self, *, cursor: str = "", limit: int = 100, **conditions: Any) -> SelectedPage:
+        shards, selection = Shards.of_one(self.store), Selection(**conditions)
+        return await page_of_selected(shards, self.clock, selection, cursor=cursor, limit=limit)
 
 
 @pytest.fixture

@@ -172,6 +172,7 @@ class JobPage(Described):
 
     jobs: list[Job]
     next: Cursor
+    examined: Annotated[int, Meta(description="How many jobs were looked at for this page.")]
 
 
 class Upserted(Described):

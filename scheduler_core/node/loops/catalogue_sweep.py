@@ -17,9 +17,9 @@ from scheduler_core.model.catalogue import job_id_of, schedule_id_of, schedule_s
 from scheduler_core.node.loops.service import Service
 from scheduler_core.store.catalogue import Row
 from scheduler_core.store.shards import Shards, ShardStore
-from scheduler_core.usecases.job_list import page_of_jobs
 from scheduler_core.usecases.job_reads import JobView
 from scheduler_core.usecases.schedules import ScheduleService
+from scheduler_core.usecases.selection import Selection, page_of_selected
 from scheduler_core.usecases.targets import TargetService
 
 log = get_logger(__name__)
@@ -93,8 +93,9 @@ class CatalogueSweeper(Service):
         so a missing row was removed."""
         repaired = 0
         cursor: str | None = ""
+        schedules = Selection(prefix=job_id_of(0)[:-1])
         while cursor is not None:
-            page = await page_of_jobs(self._shards, self.clock, cursor=cursor, prefix=job_id_of(0)[:-1], limit=PAGE)
+            page = await page_of_selected(self._shards, self.clock, schedules, cursor=cursor, limit=PAGE)
             ids = [one for view in page.jobs if (one := schedule_id_of(view.id)) is not None]
             rows = await self._catalogue.rows(ids)
             for schedule_id, row in zip(ids, rows, strict=True):
