@@ -161,6 +161,9 @@ def test_the_example_of_every_body_fits_its_schema() -> None:
         jsonschema_rs.Draft202012Validator(whole, validate_formats=True).validate(example)
 
 
+EMPTY_PAGE: dict[str, Any] = {"jobs": [], "next": None, "examined": 0}
+
+
 def answered(status: int, content: Any, *, method: str = "GET", url: str = "/jobs", **options: Any) -> None:
     request = httpx.Request(method, f"http://localhost{url}", json=options.pop("body", None))
     check(request, httpx.Response(status, json=content, **options))
@@ -170,19 +173,19 @@ class TestTheCheckItself:
     """What the client of all API tests would notice."""
 
     def test_passes_what_is_described(self) -> None:
-        answered(200, {"jobs": [], "next": None})
+        answered(200, EMPTY_PAGE)
         answered(200, {"id": "a", "deleted": True}, method="DELETE", url="/jobs/a")
 
     @pytest.mark.parametrize(
         ("status", "content", "options"),
         [
-            (200, {"jobs": []}, {}),
-            (200, {"jobs": [], "next": None, "more": 1}, {}),
-            (200, {"jobs": [], "next": 3}, {}),
-            (200, {"jobs": [], "next": None}, {"headers": {"Cronpost-New": "1", "Content-Type": "application/json"}}),
-            (200, {"jobs": [], "next": None}, {"url": "/jobs?colour=red"}),
-            (200, {"jobs": [], "next": None}, {"url": "/jobs?limit=0"}),
-            (201, {"jobs": [], "next": None}, {}),
+            (200, {"jobs": [], "examined": 0}, {}),
+            (200, EMPTY_PAGE | {"more": 1}, {}),
+            (200, EMPTY_PAGE | {"next": 3}, {}),
+            (200, EMPTY_PAGE, {"headers": {"Cronpost-New": "1", "Content-Type": "application/json"}}),
+            (200, EMPTY_PAGE, {"url": "/jobs?colour=red"}),
+            (200, EMPTY_PAGE, {"url": "/jobs?limit=0"}),
+            (201, EMPTY_PAGE, {}),
             (409, {}, {}),
             (202, {"id": "a", "changed": True, "version": 1, "next_fire_time": None}, {"method": "POST", "url": "/"}),
         ],

@@ -67,11 +67,12 @@ from tests.support.factories import make_job
 from tests.support.manual_clock import ManualClock
 from tests.support.model import Segment, check_account
 from tests.support.nodes import OpenRequest
-from tests.support.stores import KEYS, check_keys, dump
+from tests.support.stores import KEYS, check_keys, dump, index_of, scanned_index
 from tests.support.task_nodes import SteppedTaskNode, make_task, task_sets
 from tests.unit.test_plan_account import KINDS, OUTCOMES, TRIGGERS, make_policies
 
 NAMES = ["a", "b"]
+LABELS: tuple[dict[str, str], ...] = ({}, {"team": "a"}, {"team": "b", "tier": ""})
 MOST_NODES = 3
 MOST_TASKS = 6
 TASK_SETTINGS = TaskSettings(base_interval_ms=2_000, select_size=2, max_retries=1)
@@ -196,6 +197,7 @@ class History(RuleBasedStateMachine):
         number=st.integers(0, 3),
         deletes=st.booleans(),
         restart=st.booleans(),
+        labels=st.sampled_from(LABELS),
     )
     def upsert(
         self,
@@ -208,6 +210,7 @@ class History(RuleBasedStateMachine):
         number: int,
         deletes: bool = False,
         restart: bool = False,
+        labels: dict[str, str] = LABELS[0],
     ) -> None:
         if kind == "runs":
             return  # how it ends depends on who claimed it when; the planner's own test has it
@@ -220,6 +223,7 @@ class History(RuleBasedStateMachine):
             recovery_check=recovery,
             payload=payload,
             policies=replace(make_policies(kind, number), delete_completed=deletes),
+            labels=labels,
         )
         self.store_job(job, restart=restart)
 
@@ -578,6 +582,7 @@ class History(RuleBasedStateMachine):
     def each_job_has_one_wake_up_and_each_claimed_job_a_lease(self) -> None:
         content = self.run(dump(self.client))
         check_keys(content)
+        assert index_of(content) == scanned_index(content)
         due, jobs = content.get(KEYS.due, {}), content.get(KEYS.jobs, {})
         leases, states = content.get(KEYS.leases, {}), content.get(KEYS.states, {})
         assert set(jobs) <= set(due)

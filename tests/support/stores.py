@@ -10,12 +10,15 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from scheduler_core.model.index import index_entries
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
+from scheduler_core.store.claim_keys import CHILD
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.loop import Claim
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.codec import encode_job, encode_state
+from scheduler_core.store.redis.documents import decode_rows
 from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.settlements import score
 from scheduler_core.store.redis.store import RedisStore
@@ -60,6 +63,30 @@ def check_keys(content: dict[str, Any]) -> None:
     )
     strays = [key for key in content if key not in known and not key.startswith(families)]
     assert not strays, f"keys that are not defined: {strays}"
+
+
+def index_of(content: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the index of jobs in a dump: the ids and scores of each set, by its name."""
+    start = KEYS.index("")
+    return {
+        key.removeprefix(start): {job_id.decode(): int(score) for job_id, score in members.items()}
+        for key, members in content.items()
+        if key.startswith(start)
+    }
+
+
+def scanned_index(content: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the index that the stored jobs of a dump must have, from a look at every one of them."""
+    found: dict[str, dict[str, int]] = {}
+    for claim_key, definition in content.get(KEYS.jobs, {}).items():
+        name = claim_key.decode()
+        if CHILD in name:
+            continue
+        job, state, fault = decode_rows(name, definition, content.get(KEYS.states, {}).get(claim_key))
+        assert fault is None
+        for entry, rank in index_entries(job, state).items():
+            found.setdefault(entry, {})[name] = rank
+    return found
 
 
 async def put(client: Redis, job: Job, state: JobState) -> bytes:
