@@ -24,6 +24,7 @@ from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.job_targets import JobTargets
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.pauses import PauseService
+from scheduler_core.usecases.replay import ReplayService
 from scheduler_core.usecases.schedules import ScheduleService
 from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
@@ -107,6 +108,7 @@ class Context:
         self.pauses = PauseService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)
         self.events = EventFeed(self.shards, clock, metrics, show=show_notice, most=settings.events_max_listeners)
+        self.replays = ReplayService(self.job_services, self.history)
         self._probing = asyncio.Lock()
         self._probed_at: float | None = None
         self._write_faults: list[str] = []

@@ -35,7 +35,7 @@ COMMANDS = {
     ),
     "cron": ("scheduler_api.cli.cron:cron", "Explain a cron EXPRESSION in words and show its next fire times."),
     "jobs": ("scheduler_api.cli.jobs:jobs", "Show and change the jobs of a running server."),
-    "runs": ("scheduler_api.cli.runs:runs", "Show and cancel runs of jobs, schedules and tasks."),
+    "runs": ("scheduler_api.cli.runs:runs", "Show, cancel and retry runs of jobs, schedules and tasks."),
     "pause": ("scheduler_api.cli.pauses:pause", "Pause everything: all jobs, schedules and one-off tasks."),
     "resume": ("scheduler_api.cli.pauses:resume", "Resume everything."),
     "watch": ("scheduler_api.cli.watch:watch", "Show events of jobs, runs and nodes as they happen."),

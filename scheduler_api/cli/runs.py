@@ -1,4 +1,4 @@
-"""``cronpost runs``: list runs of all jobs, show one with its request and response, cancel one."""
+"""``cronpost runs``: list runs of all jobs, show one with its request and response, cancel or retry one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NAMES_WIDE = 26
 
 @click.group(epilog=EXIT_CODES)
 def runs() -> None:
-    """Show and cancel runs of jobs, schedules and tasks."""
+    """Show, cancel and retry runs of jobs, schedules and tasks."""
 
 
 @runs.command("list")
 @click.option("--job", "job_id", default=None, shell_complete=complete_job, help="Only runs of this job.")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only this state. Can be repeated.")
-@click.option("--reason", default=None, help="Only this reason, for example manual or backfill.")
+@click.option("--reason", default=None, help="Only this reason, for example manual or replay.")
 @click.option("--from", "start", default=None, help=f"Started at or after: {PAST_FORMAT}.")
 @click.option("--to", "end", default=None, help=f"Started at or before: {PAST_FORMAT}.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, SEARCHED), help="Maximum number.")
@@ -154,3 +154,20 @@ def cancel(server: Server, run_id: str) -> None:
         return
     cut = {True: "; its open request was cut", False: "; its request may still be open"}.get(answer["request_cut"], "")
     click.echo(f"run {printable(answer['run_id'])} of {printable(answer['job_id'])} cancelled{cut}")
+
+
+@runs.command()
+@click.argument("run_id", shell_complete=complete_run)
+@click.option("--current", is_flag=True, help="Also if the job was changed since: use its definition of now.")
+@click.option("--force", is_flag=True, help="Also if the run succeeded or was run again before.")
+@with_server
+def retry(server: Server, run_id: str, current: bool, force: bool) -> None:
+    """Run a run that has ended again, as a new run with the same fire time."""
+    fields: dict[str, Any] = {"force": force}
+    if current:
+        fields["definition"] = "current"
+    answer = server.ask("POST", f"/runs/{quote(run_id, safe='')}/retry", body=msgspec.json.encode(fields))
+    if server.as_json:
+        return
+    again = f"runs {answer['fire_time']} of {printable(answer['job_id'])} again"
+    click.echo(f"run {answer['run_id']} {again}; cronpost runs get {answer['run_id']} shows its result")

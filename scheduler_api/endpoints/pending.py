@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated
 
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler_api.answers import (
-    LONGEST_KEY,
     decoded,
     idempotency_key,
     if_match,
@@ -26,13 +23,14 @@ from scheduler_api.endpoints.jobs import refuse_schedule
 from scheduler_api.openapi.common import (
     BAD,
     BODY_FAULTS,
+    IDEMPOTENCY_KEY,
     IF_MATCH,
     IS_A_SCHEDULE,
     NO_JOB,
     NOT_MATCHED,
     STORE_FAULTS,
 )
-from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, problem
+from scheduler_api.openapi.operation import Answer, Operation, described, problem
 from scheduler_api.wire import bodies
 from scheduler_api.wire.answers.jobs import Job, show_job
 from scheduler_api.wire.answers.pending import Backfilled, PendingList, RunAccepted, RunSkipped, show_pending
@@ -158,15 +156,7 @@ ROUTES = described(
         run,
         "run_job",
         "Start a run now: the earliest pending one, or one with the job's payload",
-        parameters=[
-            Parameter(
-                "Idempotency-Key",
-                Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY)],
-                "A repetition of the request with the same key within a day gets the first answer.",
-                where="header",
-            ),
-            IF_MATCH,
-        ],
+        parameters=[IDEMPOTENCY_KEY, IF_MATCH],
         body=bodies.RunNow,
         body_required=False,
         answers={

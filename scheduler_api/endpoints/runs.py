@@ -1,4 +1,4 @@
-"""``GET /runs``: runs of all jobs. ``GET /jobs/{id}/runs``: the runs and misses of a job.
+"""``GET /runs``: runs of all jobs; cancel and retry one. ``GET /jobs/{id}/runs``: the runs and misses of a job.
 
 The list of all runs follows the rules of targets and schedules: a bare array, 422 for invalid input, and unknown
 parameters are ignored.
@@ -23,11 +23,13 @@ from scheduler_api.answers import (
     MAX_PAGE,
     MAX_SKIP,
     decoded,
+    idempotency_key,
     json_answer,
     next_link,
     no_fields,
     path_id,
     query,
+    read_body,
     whole,
     yes_or_no,
 )
@@ -35,6 +37,8 @@ from scheduler_api.context import context_of
 from scheduler_api.endpoints.lenient import lenient
 from scheduler_api.openapi.common import (
     BAD,
+    BODY_FAULTS,
+    IDEMPOTENCY_KEY,
     IGNORED,
     LENIENT_FAULTS,
     LIMIT,
@@ -44,11 +48,14 @@ from scheduler_api.openapi.common import (
     STORE_FAULTS,
 )
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, problem, query_names
-from scheduler_api.wire.answers.pending import RunCancelled
+from scheduler_api.wire import bodies
+from scheduler_api.wire.answers.pending import RunCancelled, RunReplayed
 from scheduler_api.wire.answers.run_list import ListedRun, RunDetail, show_found, show_found_with_detail
 from scheduler_api.wire.answers.runs import JobRuns, show_open, show_record
 from scheduler_api.wire.fields import Instant
+from scheduler_api.wire.run_requests import retry_request_of
 from scheduler_core.base.errors import InvalidInput, JobNotFound
+from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.catalogue import job_id_of
 from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.status import RunStatus
@@ -116,7 +123,7 @@ async def get_run(request: Request) -> Response:
 
 
 async def cancel_run(request: Request) -> Response:
-    """``POST /runs/{id}/cancel``: cancel a run that is not settled, and close its open request."""
+    """``POST /runs/{id}/cancel``: cancel a run that is not settled, and cut its open request."""
     query(request)
     await no_fields(request)
     context = context_of(request)
@@ -124,6 +131,25 @@ async def cancel_run(request: Request) -> Response:
     async with context.store_slot():
         cancelled = await context.cancels.cancel(run_id)
     return json_answer(RunCancelled(cancelled.run_id, cancelled.job_id, "cancelled", cancelled.request_cut))
+
+
+async def retry_run(request: Request) -> Response:
+    """``POST /runs/{id}/retry``: run a settled run again, as a new run with the same fire time.
+
+    A request with the same ``Idempotency-Key`` gets the result of the first one.
+    """
+    query(request)
+    wanted = retry_request_of(await read_body(request))
+    key = idempotency_key(request)
+    context = context_of(request)
+    run_id = decoded(request.path_params["run_id"], field="id")
+    async with context.store_slot():
+        job_id = await context.replays.job_of(run_id)
+    async with context.store_slot(job_id):
+        done = await context.replays.replay_run(
+            run_id, job_id=job_id, current=wanted.current, force=wanted.force, key=key
+        )
+    return json_answer(RunReplayed(done.run_id, done.job_id, done.replay_of, rfc3339(done.fire_time_ms)), 202)
 
 
 E = TypeVar("E", bound=StrEnum)
@@ -266,6 +292,35 @@ ROUTES = [
                 404: problem("No such run."),
                 409: problem("The run has ended otherwise (`already_settled`)."),
                 **STORE_FAULTS,
+            },
+        ),
+        Operation(
+            "Runs on request",
+            "POST /runs/{run_id}/retry",
+            retry_run,
+            "retry_run",
+            "Run a settled run again",
+            parameters=[IDEMPOTENCY_KEY],
+            body=bodies.RetryRun,
+            body_required=False,
+            answers={
+                202: Answer(
+                    "The new run. It has the reason `replay`, and waits in the pending list of its job.", RunReplayed
+                ),
+                **BAD,
+                404: problem("No such run, or its job was deleted."),
+                409: problem(
+                    "The run has not ended, the job is quarantined, or too many runs of it wait (`run_not_settled`); "
+                    "50 replays of the job are not settled (`too_many_replays`); the job was changed since the run "
+                    "(`definition_changed`); the run succeeded (`already_succeeded`) or was replayed before "
+                    "(`already_replayed`), and `force` is not set."
+                ),
+                **BODY_FAULTS,
+                **STORE_FAULTS,
+                422: problem(
+                    "The Idempotency-Key was used with another body before (`idempotency_key_reused`), or Redis "
+                    "refuses permanently."
+                ),
             },
         ),
         Operation(

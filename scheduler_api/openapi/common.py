@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, MAX_SKIP
+from scheduler_api.answers import DEFAULT_PAGE, LONGEST_KEY, MAX_PAGE, MAX_SKIP
 from scheduler_api.openapi.operation import Answers, Header, Parameter, problem
 
 LIMIT = Parameter(
@@ -19,6 +19,12 @@ SKIP = Parameter(
     "skip", Annotated[int, Meta(ge=0, le=MAX_SKIP)], "How many entries to leave out at the start.", default=0
 )
 CURSOR = Parameter("cursor", str, "`next` of the previous page.")
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY)],
+    "A repetition of the request with the same key within a day gets the first answer.",
+    where="header",
+)
 
 RETRY_AFTER = Header("Retry-After", "Seconds to wait.", int)
 LOCATION = Header("Location", "The path of what was created.")

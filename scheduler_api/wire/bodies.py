@@ -195,6 +195,19 @@ class RunNow(Described, forbid_unknown_fields=True):
     not_before: Maybe[Instant] = UNSET
 
 
+class RetryRun(Described, forbid_unknown_fields=True):
+    """A request to run a settled run again."""
+
+    definition: Annotated[
+        Maybe[Literal["current"]],
+        Meta(
+            description="Accept that the job was changed since the run: the new run has the job's current definition. "
+            "Absent: the request is refused then."
+        ),
+    ] = UNSET
+    force: Annotated[bool, Meta(description="Also if the run succeeded or was run again before.")] = False
+
+
 class Backfill(Described, forbid_unknown_fields=True):
     """Past fire times to run again; both bounds are included."""
 

@@ -44,6 +44,24 @@ def run_request_of(body: bytes) -> RunRequest:
     )
 
 
+class RetryRequest(msgspec.Struct, frozen=True):
+    """The body of ``POST /runs/{id}/retry``."""
+
+    current: bool = False
+    """Whether the job may have another definition than the run."""
+    force: bool = False
+
+
+def retry_request_of(body: bytes) -> RetryRequest:
+    """Read the body of ``POST /runs/{id}/retry``; an empty one sets nothing."""
+    fields = _fields_if_any(body, names_of(bodies.RetryRun))
+    expected = '"current"; leave it out to refuse a job that was changed since the run'
+    current = "definition" in fields
+    if current and required(fields, "definition", str, expected) != "current":
+        raise InvalidInput(f"definition must be {expected}", field="definition")
+    return RetryRequest(current, "force" in fields and required(fields, "force", bool, "true or false"))
+
+
 class BackfillRequest(msgspec.Struct, frozen=True):
     """The fire times to run again: from ``start_ms`` to ``end_ms``, both included, at most ``limit``."""
 

@@ -11,12 +11,16 @@ import msgspec
 
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
+from scheduler_core.model.run import run_id_ms
 
 PAUSED = "paused"
 FAILING = "failing"
 """Jobs whose last runs failed; the score is the number of failures in a row."""
 UNREADABLE = "unreadable"
 """Jobs that the check of the index could not read. Any change of such a job removes it."""
+PENDING = "pending"
+"""Jobs with runs in their pending list that have not started. The score is the instant of the latest request, as the
+run's id contains it: with it a run is found by its id."""
 NOTHING: tuple[IndexWrite, ...] = ()
 
 
@@ -59,6 +63,10 @@ def index_entries(job: Job | None, state: JobState | None) -> dict[str, int]:
         found[target_index(job.target_id)] = 0
     if state is not None and state.paused_at_ms is not None:
         found[PAUSED] = 0
+    if state is not None and state.pending:
+        requested = [run_id_ms(one.run_id) or 0 for one in state.pending if one.run is None and one.failed is None]
+        if requested:
+            found[PENDING] = max(requested)
     return found
 
 

@@ -15,6 +15,7 @@ from scheduler_core.store.claim_keys import CHILD, job_of_claim_key
 from scheduler_core.store.jobs import Answer, StoredJob
 from scheduler_core.store.redis.codec import (
     encode_job,
+    encode_mark,
     encode_states,
 )
 from scheduler_core.store.redis.documents import read_stored
@@ -57,6 +58,7 @@ class Changes(Events):
             answer_until=0 if answer is None else answer.until_ms,
             index_writes=index,
             events=self._packed_changes(changes) if self.is_watched else b"",
+            mark=_mark_of(changes),
         )
         answers = await self.write_batch(CHANGE, args, items, last_keys=sets)
         if self._needs_events(answers):
@@ -139,6 +141,15 @@ def _packed_creations(new: Sequence[tuple[Job, JobState]]) -> bytes:
 
 def _refusal(text: str) -> StoreRefused:
     return StoreRefused(f"Redis refuses the command: {text}")
+
+
+def _mark_of(changes: Sequence[tuple[str, StoredJob, Transition]]) -> bytes:
+    """Encode the mark of a change; empty: it has none. A change with a mark is sent alone."""
+    if all(step.mark is None for _, _, step in changes):
+        return b""
+    ((claim_key, _, step),) = changes
+    assert step.mark is not None
+    return encode_mark(job_of_claim_key(claim_key), step.mark)
 
 
 def _index_of_new(new: Sequence[tuple[Job, JobState]]) -> Iterator[tuple[int, IndexWrite]]:

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from scheduler_core.base.errors import CorruptDocument
+from scheduler_core.model.index import PENDING
 from scheduler_core.model.run import RunDetail
 from scheduler_core.model.status import LETTERS, RunStatus
 from scheduler_core.store.history import Bounds, Candidate, Place, Query, RunTotals, Stored
@@ -143,17 +144,26 @@ class RedisHistory:
 
     async def claim_keys_from(self, at_ms: int, *, limit: int) -> tuple[list[Candidate], int | None]:
         k = self._keys
+        sources = (
+            (k.due, scores.CLAIMED, scores.SUSPECTED - 1),
+            (k.due, scores.SUSPECTED, scores.COMPLETED - 1),
+            (k.retrying, 0, FOREVER_MS),
+            (k.index(PENDING), 0, FOREVER_MS),
+        )
         with translated_faults():
             async with self._client.pipeline(transaction=False) as pipe:
-                pipe.zrangebyscore(k.due, scores.CLAIMED + at_ms, scores.SUSPECTED - 1, 0, limit, withscores=True)
-                pipe.zrangebyscore(k.retrying, at_ms, FOREVER_MS, 0, limit, withscores=True)
-                claimed, waiting = await pipe.execute()
-        found = [Candidate(Place(int(score) - scores.CLAIMED, claim_key), False) for claim_key, score in claimed]
-        found += [Candidate(Place(int(score), claim_key), False, waits=True) for claim_key, score in waiting]
-        full = [page for page in (claimed, waiting) if len(page) == limit]
-        ends = [int(page[-1][1]) - (scores.CLAIMED if page is claimed else 0) for page in full]
-        following = max(at_ms + 1, min(ends)) if ends else None
-        return [one for one in found if is_text(one.place.member)], following
+                for key, shift, high in sources:
+                    pipe.zrangebyscore(key, shift + at_ms, high, 0, limit, withscores=True)
+                pages = await pipe.execute()
+        found: list[Candidate] = []
+        following: int | None = None
+        for (_, shift, _), page in zip(sources, pages, strict=True):
+            places = [Place(int(score) - shift, claim_key) for claim_key, score in page]
+            found += [Candidate(one, False, waits=shift == 0) for one in places if is_text(one.member)]
+            if len(page) == limit:
+                end_ms = max(at_ms + 1, places[-1].at_ms)
+                following = end_ms if following is None else min(following, end_ms)
+        return found, following
 
     async def totals(self, *, now_ms: int) -> RunTotals:
         k = self._keys

@@ -9,7 +9,7 @@ from scheduler_core.model.event import Event
 from scheduler_core.model.index import NOTHING, IndexWrite, index_writes
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
-from scheduler_core.model.run import Miss, RunState
+from scheduler_core.model.run import Miss, RunState, run_id_ms
 from scheduler_core.model.transition import Transition, is_finished, next_wake_ms
 from scheduler_core.store.claim_keys import child_id, job_of_claim_key
 from scheduler_core.store.loop import ClaimedJob, Settled, Settlement
@@ -43,7 +43,13 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, kee
     wake_ms = wake if state and wake < scores.CLAIMED else None
     index, after = NOTHING, transition.state
     # For most settlements this check is all that the index costs.
-    touched = transition.remove or before is None or after is None or before.paused_at_ms != after.paused_at_ms
+    touched = (
+        transition.remove
+        or before is None
+        or after is None
+        or before.paused_at_ms != after.paused_at_ms
+        or before.pending is not after.pending
+    )
     if touched and claimed.id == job_id:
         index = index_writes((claimed.job, before), (None if transition.remove else claimed.job, after))
     return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms, index, claimed, transition)
@@ -156,7 +162,7 @@ def encode_step(claim_key: str, job_id: str, transition: Transition) -> tuple[st
 def _retrying_since(state: JobState) -> str:
     """Return the latest start among the runs that wait for a retry or a callback; ``-`` if none waits."""
     starts = [
-        run.started_at_ms or run.fire_time_ms
+        run.started_at_ms or run_id_ms(run.id) or run.fire_time_ms
         for run in (state.open, *(entry.run for entry in state.pending))
         if run is not None and not run.in_flight and run.state in (RunState.RETRYING, RunState.TAKEN)
     ]

@@ -109,6 +109,7 @@ class ChangeArgs(NamedTuple):
     answer_until: EpochMs
     index_writes: Bytes
     events: Bytes
+    mark: Bytes
 
 
 class ChangeItem(NamedTuple):

@@ -1,4 +1,4 @@
--- needs: deadline record lists index events
+-- needs: deadline record lists index events mark
 -- Apply clients' changes of jobs and child runs: upsert, delete, pause, resume, run now, callbacks.
 --
 -- Guarantee: nothing of a job is written unless its state and lease are those that the caller planned from; each job
@@ -31,8 +31,9 @@
 --   6 answer          bytes: to store under that key
 --   7 now             epoch ms
 --   8 answer_until    epoch ms: how long the answer is kept, unless there are more than MOST_ANSWERS
---   9 index_writes  bytes: msgpack: the writes to the index (lib/index.lua); empty: none
+--   9 index_writes    bytes: msgpack: the writes to the index (lib/index.lua); empty: none
 --   10 events         bytes: msgpack: for each change an array of its events; empty: no listener is known
+--   11 mark           bytes: msgpack: the mark of a settled run (lib/mark.lua); empty: none. With it, there is one change
 --   then for each change, at most 250, no claim key twice
 --   * claim_key       text
 --   * expected_tag    bytes: the 8-byte tag of the stored state; empty: none stored
@@ -46,14 +47,15 @@
 --   last deadline     epoch ms or empty: see lib/deadline.lua
 -- Returns
 --   for each change: 'ok'; 'changed' if the job is not what the caller planned from, or an answer is stored under the
---   key; {error} if the list of its job's history has the wrong type (nothing of the job was written)
+--   key, or the marked run has another record; {error} if the list of its job's history has the wrong type (nothing
+--   of the job was written)
 --   then 'unwatched' if `events` was given and nobody listens
 --   only 'watched' if `events` was empty and somebody listens: nothing was done, send it again with events
 -- Cost: O(changes × log(claim keys)); two to seven commands, and one or more per change.
 
 local due, jobs, states, leases, ids, retrying, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local channel = ARGV[4]
-local FIELDS, RECORD, FIRST, LISTS, MOST_ANSWERS = 9, 6, 11, 17, 100000
+local FIELDS, RECORD, FIRST, LISTS, MOST_ANSWERS = 9, 6, 12, 17, 100000
 local answers, answered = KEYS[8], KEYS[9]
 local key, now = ARGV[5], ARGV[7]
 local book = open_book(10, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
@@ -71,6 +73,8 @@ if key ~= '' then
   local until_ms = redis.call('ZSCORE', answered, key)
   if until_ms and tonumber(until_ms) > tonumber(now) then return {'changed'} end
 end
+local mark, is_outdated = read_mark(ARGV[11], KEYS[10])
+if is_outdated then return {'changed'} end
 local stored_states = redis.call('HMGET', states, unpack(claim_keys))
 local held = redis.call('HMGET', leases, unpack(claim_keys))
 -- If one of these keys has the wrong type, raise the error before anything is written.
@@ -153,6 +157,7 @@ for i, place in ipairs(places) do
     book.add(KEYS[LISTS + 2 * i], KEYS[LISTS + 1 + 2 * i], ARGV, place + FIELDS, tonumber(ARGV[place + FIELDS - 1]))
   end
 end
+if mark and replies[1] == 'ok' then write_mark(mark, KEYS[10], KEYS[11], KEYS[17], KEYS[LISTS + 2], KEYS[LISTS + 3]) end
 book.flush()
 write_index(ARGV[9], LISTS + 1 + 2 * #places, claim_keys, replies, 0)
 
