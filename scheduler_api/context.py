@@ -14,6 +14,7 @@ from scheduler_core.base.config import ApiSettings, TaskSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.model.health import DEFAULT_RULES, HealthRules
 from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.store.shards import Shards, ShardStore
@@ -81,6 +82,8 @@ class Context:
         callbacks: bool = True,
         breakers: Callable[[], list[tuple[str, list[OpenBreaker]]] | None] = lambda: None,
         guard: AddressGuard | None = None,
+        health_rules: HealthRules = DEFAULT_RULES,
+        metrics_label: str | None = None,
     ) -> None:
         self.settings = settings
         self.shards = store if isinstance(store, Shards) else Shards.of_one(store)
@@ -97,6 +100,9 @@ class Context:
         self.breakers = breakers
         self.guard = AddressGuard() if guard is None else guard
         """Refuses forbidden targets when they are stored, as far as their URL shows it."""
+        self.health_rules = health_rules
+        self.metrics_label = metrics_label
+        """The label by which nodes count unhealthy jobs; None: by none."""
         self.job_targets = JobTargets(self.shards, clock)
         self.job_services = self.shards.each(lambda one: JobService(one, clock, metrics, targets=self.job_targets))
         self.jobs = self.job_services.lead

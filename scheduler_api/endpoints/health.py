@@ -20,6 +20,7 @@ from scheduler_api.wire.answers.service import Health, NodeCount, Readiness, Tot
 from scheduler_core.base.errors import StoreError
 from scheduler_core.model.pause import Pause
 from scheduler_core.node.loops.heartbeat import set_clock
+from scheduler_core.usecases.job_health import job_samples, read_counts
 
 TEXT_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")
 """The formats that Prometheus requests. It may list its binary format first, and accepts text as well."""
@@ -149,9 +150,21 @@ async def _count(context: Context) -> None:
     context.metrics.claimed.set(counts.claimed)
     context.metrics.nodes.set(counts.nodes)
     context.metrics.suspects.set(counts.suspects)
+    await _count_health(context, jobs=counts.jobs)
     totals = await context.history.totals()
     context.metrics.stored_runs.set(totals.stored)
     context.metrics.stored_bytes.set(totals.stored_bytes)
+
+
+async def _count_health(context: Context, *, jobs: int) -> None:
+    """Update the metrics of unhealthy jobs, and those of single jobs if the setting asks for them."""
+    counts = await read_counts(context.shards)
+    if counts is not None:
+        context.metrics.health.set_counts(counts, labelled=context.metrics_label is not None)
+    limit = context.settings.metrics_jobs
+    if limit:
+        samples = await job_samples(context.shards, context.clock, context.health_rules, limit=limit)
+        context.metrics.health.set_jobs(samples, left_out=max(0, jobs - len(samples)))
 
 
 operation = partial(Operation, "Monitoring")

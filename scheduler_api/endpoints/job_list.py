@@ -19,6 +19,7 @@ from scheduler_api.wire.fields import Instant
 from scheduler_api.wire.labels import MAX_LABELS
 from scheduler_api.wire.selection import MAX_TEXT, selection_of
 from scheduler_core.base.errors import InvalidInput
+from scheduler_core.usecases.job_health import with_facts_of_lists
 from scheduler_core.usecases.job_orders import Sort
 from scheduler_core.usecases.selection import page_of_selected
 
@@ -68,10 +69,10 @@ async def list_jobs(request: Request) -> Response:
     context = context_of(request)
     async with context.store_slot():
         page = await page_of_selected(context.shards, context.clock, selection, sort=sort, cursor=cursor, limit=limit)
-        views = await context.job_targets.named(page.jobs)
+        views = await context.job_targets.named(await with_facts_of_lists(context.shards, page.jobs))
     following = None if page.cursor is None else _write_cursor(page.cursor)
     headers = None if following is None else next_link(request, {**params, "label": labels}, cursor=following)
-    shown = [show_job(view, with_payload=with_payloads) for view in views]
+    shown = [show_job(view, with_payload=with_payloads, rules=context.health_rules) for view in views]
     return json_answer(JobPage(shown, following, page.examined), headers=headers)
 
 

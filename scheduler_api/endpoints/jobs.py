@@ -59,7 +59,9 @@ from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.policies import Overlap
 from scheduler_core.usecases.edits import Preview, preview_upsert
+from scheduler_core.usecases.job_health import with_child_facts
 from scheduler_core.usecases.job_reads import JobView
+from scheduler_core.usecases.jobs import JobService
 
 DELETE_PARAMETERS = (Parameter("job_id", str, "The id.", required=True), IF_MATCH)
 RESTART = Parameter(
@@ -213,12 +215,14 @@ async def get(request: Request) -> Response:
     if "view" in params:
         refuse_schedule(job_id, "GET", "the definition of a schedule cannot be stored as that of a job")
     async with context_of(request).read_slot(job_id) as jobs:
-        view = await shown_with_name(context_of(request), await jobs.get(job_id))
+        context = context_of(request)
+        view = await with_child_facts(jobs.store, context.clock, await jobs.get(job_id))
+        view = await shown_with_name(context, view)
         if "view" in params:
             if view.job is None:
                 raise CorruptDocument(view.fault or "the stored definition cannot be read")
             return json_answer(definition_of(view.job), headers=etag_of(view.job))
-        shown = show_job(view)
+        shown = show_job(view, rules=context.health_rules)
         if view.job is not None and view.job.overlap is Overlap.ALLOW:
             children = [show_child(child) for child in await jobs.children(job_id)]
             shown.open_runs = [child for child in children if child is not None]
@@ -236,7 +240,7 @@ async def pause(request: Request) -> Response:
     context = context_of(request)
     async with context.store_slot(job_id) as jobs:
         view = await jobs.pause(job_id, note=asked.note, until_ms=asked.until_ms, if_match=if_match(request))
-        return await _answer_change(context, view)
+        return await _answer_change(context, jobs, view)
 
 
 async def resume(request: Request) -> Response:
@@ -247,11 +251,13 @@ async def resume(request: Request) -> Response:
     refuse_schedule(job_id, "POST /resume")
     context = context_of(request)
     async with context.store_slot(job_id) as jobs:
-        return await _answer_change(context, await jobs.resume(job_id, if_match=if_match(request)))
+        return await _answer_change(context, jobs, await jobs.resume(job_id, if_match=if_match(request)))
 
 
-async def _answer_change(context: Context, view: JobView) -> Response:
-    return json_answer(show_changed(await shown_with_name(context, view)), headers=etag_of(view.job))
+async def _answer_change(context: Context, jobs: JobService, view: JobView) -> Response:
+    view = await with_child_facts(jobs.store, context.clock, view)
+    shown = show_changed(await shown_with_name(context, view), context.health_rules)
+    return json_answer(shown, headers=etag_of(view.job))
 
 
 STORED = {

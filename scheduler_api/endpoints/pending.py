@@ -146,7 +146,7 @@ async def revive(request: Request) -> Response:
     context = context_of(request)
     async with context.store_slot(job_id) as jobs:
         (view,) = await context.job_targets.named([await jobs.revive_pending(job_id, run_id)])
-        return json_answer(show_job(view))
+        return json_answer(show_job(view, rules=context.health_rules))
 
 
 operation = partial(Operation, "Runs on request")

@@ -37,6 +37,7 @@ from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
+from scheduler_core.usecases.job_health import rules_of
 
 if TYPE_CHECKING:
     # A node without a port loads neither the API nor uvicorn.
@@ -246,6 +247,8 @@ class Process:
             nodes=self.nodes,
             breakers=self.state.breakers,
             guard=self._guard,
+            health_rules=rules_of(self.settings.engine),
+            metrics_label=self.settings.engine.metrics_label,
         )
 
     def _start_servers(self, ports: Ports) -> None:

@@ -114,6 +114,15 @@ class ApiSettings(Section, frozen=True, kw_only=True):
             description="Largest accepted request body; a larger one is refused without reading it.",
         ),
     ] = 1 << 20
+    metrics_jobs: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=5_000,
+            description="Jobs that get series of their own at /metrics (health, failures in a row, last success), in "
+            "the order of their ids; each scrape reads them. 0: none.",
+        ),
+    ] = 0
 
 
 class StoreSettings(Section, frozen=True, kw_only=True):
@@ -361,6 +370,23 @@ class EngineSettings(Section, frozen=True, kw_only=True):
             "the records of runs.",
         ),
     ] = 100_000
+    late_after_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="A job that is due and not started for longer than this is late (its health). Less than 10 "
+            "counts as 10.",
+        ),
+    ] = 10.0
+    metrics_label: Annotated[
+        str | None,
+        Meta(
+            pattern=r"^.{1,63}\Z",
+            description="Key of a label of jobs: the metric cronpost_unhealthy_jobs then has a series for each of its "
+            "values, at most 50. Not set: the metric is not divided.",
+        ),
+    ] = None
 
 
 class TaskSettings(Section, frozen=True, kw_only=True):

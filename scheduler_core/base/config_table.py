@@ -113,6 +113,7 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
         "sign_keys": f"{KEY_FORM}, separated by commas",
         "sign_origins": "http or https URLs of scheme, host and port only, separated by commas",
         "public_url": "an http or https URL without query, user or fragment",
+        "metrics_label": "the key of a label, 1 to 63 characters",
         "key_prefix": "1 to 32 letters, digits, '_', '-' or '.'",
         "nodes": "a whole number, at least 1 and at most 256, or auto",
         "server": "an http or https URL, or host:port",

@@ -1,4 +1,5 @@
-"""The metrics of a process. No metric has a label per job, so a million jobs do not make a million series."""
+"""The metrics of a process. No metric has a label per job, so a million jobs do not make a million series; the setting
+``metrics_jobs`` adds such series for a bounded number of jobs (``health_metrics``)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from scheduler_core.base.events import dropped_lines
 from scheduler_core.base.fast_metrics import FastCounter, FastHistogram
+from scheduler_core.base.health_metrics import HealthMetrics
 
 # Without the extra gauge per counter with its creation time, which nothing uses.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -93,6 +95,7 @@ class Metrics:
             "cronpost_due_jobs", "Jobs that are due and not claimed: the backlog of all nodes.", registry=r
         )
         self.jobs = Gauge("cronpost_jobs", "Jobs stored.", registry=r)
+        self.health = HealthMetrics(r)
         self.claimed = Gauge("cronpost_claimed_jobs", "Jobs held by a node.", registry=r)
         self.nodes = Gauge("cronpost_nodes", "Nodes with a recent heartbeat.", registry=r)
         self.suspects = Gauge(

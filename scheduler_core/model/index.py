@@ -1,17 +1,21 @@
 """The index of jobs: names the sets in which a job is listed, and computes the writes that a change needs.
 
 The store keeps one sorted set of job ids for each name. A script that changes a job writes them in the same step, so
-the index always equals ``index_entries`` of the stored jobs. Readers still check each job that they find: between two
-reads it may change.
+the index always equals ``index_entries`` of the stored jobs; in ``FAILING``, jobs with ``overlap: allow`` have the
+count of ``failing_writes``. Readers still check each job that they find: between two reads it may change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
+from scheduler_core.model.health import FAILED, counts, failures_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
-from scheduler_core.model.run import run_id_ms
+from scheduler_core.model.policies import Overlap
+from scheduler_core.model.run import Record, Run, RunState, run_id_ms
 
 PAUSED = "paused"
 FAILING = "failing"
@@ -61,12 +65,17 @@ def index_entries(job: Job | None, state: JobState | None) -> dict[str, int]:
         found[label_index(key, value)] = 0
     if job.target_id is not None:
         found[target_index(job.target_id)] = 0
-    if state is not None and state.paused_at_ms is not None:
+    if state is None:
+        return found
+    if state.paused_at_ms is not None:
         found[PAUSED] = 0
-    if state is not None and state.pending:
+    if state.pending:
         requested = [run_id_ms(one.run_id) or 0 for one in state.pending if one.run is None and one.failed is None]
         if requested:
             found[PENDING] = max(requested)
+    failures = None if job.policies.overlap is Overlap.ALLOW else failures_of(state)
+    if failures is not None and failures.count:
+        found[FAILING] = failures.count
     return found
 
 
@@ -78,7 +87,30 @@ def index_writes(
     ``before`` without a job: none was stored, or it cannot be read (its entries stay, and readers pass over them).
     """
     old, new = index_entries(*before), index_entries(*after)
+    job = after[0]
+    if _overlaps(before[0]) and FAILING not in new and not _overlaps(job):
+        old[FAILING] = 0  # counted by ``failing_writes`` until now
     if old == new:
         return NOTHING
     written = [IndexWrite(name, score) for name, score in new.items() if old.get(name) != score]
     return (*written, *(IndexWrite(name) for name in old if name not in new))
+
+
+def failing_writes(records: Iterable[Record]) -> tuple[IndexWrite, ...]:
+    """Return the writes that count the failures in a row of a job with ``overlap: allow`` by the runs that end.
+
+    Its child runs end beside it, and several nodes settle them at once: each adds one, so that none is lost, and a
+    success removes the job. (The sets of other jobs follow from their states.)
+    """
+    writes: list[IndexWrite] = []
+    for record in records:
+        if isinstance(record, Run) and counts(record.reason):
+            if record.state in FAILED:
+                writes.append(IndexWrite(FAILING, add=1))
+            elif record.state is RunState.SUCCEEDED:
+                writes.append(IndexWrite(FAILING))
+    return tuple(writes)
+
+
+def _overlaps(job: Job | None) -> bool:
+    return job is not None and job.policies.overlap is Overlap.ALLOW

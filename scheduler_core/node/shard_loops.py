@@ -21,6 +21,7 @@ from scheduler_core.node.dispatch.target_cache import TargetCache
 from scheduler_core.node.loops.announce import Announcer, announce_joined, announce_left
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.cut_requests import CutSubscriber
+from scheduler_core.node.loops.health_sweep import HealthSweeper
 from scheduler_core.node.loops.heartbeat import ClockSync, Heartbeat
 from scheduler_core.node.loops.index_check import IndexCheck
 from scheduler_core.node.loops.order import Order
@@ -38,6 +39,7 @@ from scheduler_core.plan.backoff import RetryPolicy
 from scheduler_core.store.history import Bounds
 from scheduler_core.store.jobs import CompletedBounds
 from scheduler_core.store.shards import Shards, ShardStore
+from scheduler_core.usecases.job_health import rules_of
 
 log = get_logger(__name__)
 
@@ -109,6 +111,7 @@ class NodeShard:
         self._sweeper = Sweeper(store, bounds_of(settings, len(shards)), kept, clock, metrics)
         self._index_check = IndexCheck(store, clock, metrics)
         self._announcer = Announcer(store, clock, metrics)
+        self.health_sweeper = HealthSweeper(store, clock, metrics, rules_of(settings), label=settings.metrics_label)
         others = (
             self.heartbeat,
             self.settler,
@@ -119,6 +122,7 @@ class NodeShard:
             self._sweeper,
             self._index_check,
             self._announcer,
+            self.health_sweeper,
         )
         self.claimer = Claimer(
             node, store, self._starter, self.settler, alarm, suspects, targets, clock, metrics, services=others
@@ -174,6 +178,7 @@ class NodeShard:
         self._starter.release_all()
         await self._sweeper.stop()
         await self._index_check.stop()
+        await self.health_sweeper.stop()
         await self.reaper.stop()
 
     async def leave(self) -> bool:

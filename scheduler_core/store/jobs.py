@@ -200,6 +200,18 @@ class JobStore(Protocol):
         """Read as ``history`` does, with None for each unreadable entry: shorter than ``limit`` only at the end."""
         ...
 
+    async def latest_runs(self, job_ids: Sequence[str], *, limit: int) -> list[list[Run]]:
+        """Read up to ``limit`` of the latest entries of the history of each job, and return their runs, newest first.
+
+        Misses are left out, and so are runs whose record was trimmed or cannot be read. Runs that have left the
+        history are not read, although unsuccessful ones are kept longer: they would distort every rate.
+        """
+        ...
+
+    async def failing(self, job_ids: Sequence[str]) -> list[int]:
+        """Read how many runs of each of these jobs failed in a row, as the index of jobs has it; 0: none."""
+        ...
+
     async def latest_success(self, job_id: str) -> Run | None:
         """Return the successful run with the latest fire time that the job's history still has."""
         ...

@@ -22,6 +22,7 @@ from scheduler_core.model.task import task_number
 from scheduler_core.store.catalogue import CatalogueStore, TargetCopies
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.find import FindStore
+from scheduler_core.store.health import HealthStore
 from scheduler_core.store.history import HistoryStore
 from scheduler_core.store.jobs import Counts, JobStore, StoredJob
 from scheduler_core.store.loop import LoopStore
@@ -61,6 +62,10 @@ class ShardStore(LoopStore, JobStore, Protocol):
 
     def history_store(self) -> HistoryStore:
         """Return the runs of all jobs of this shard."""
+        ...
+
+    def health_store(self) -> HealthStore:
+        """Return what the search for late and stuck jobs of this shard reads and writes."""
         ...
 
     def task_store(self, settings: TaskSettings | None = None) -> TaskStore:

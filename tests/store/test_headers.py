@@ -213,6 +213,7 @@ async def test_the_store_sends_as_many_keys_and_arguments_as_the_headers_say(
     await store.recover(node="node", token=1)
     await store.leases_of("node")
     await store.take_reap_turn(now_ms=0, dead_after_ms=5_000, interval_ms=900, audit_ms=60_000)
+    assert await store.health_store().take_turn(now_ms=1, interval_ms=1) == b""
     await store.settle([encode_settlement(found[0], Transition(make_state(10)))])
     await store.reap(now_ms=0, dead_after_ms=1)
     stored = await store.read("job")

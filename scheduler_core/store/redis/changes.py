@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.model.events_of import event_of_new_job
-from scheduler_core.model.index import UNREADABLE, IndexWrite, index_writes
+from scheduler_core.model.index import UNREADABLE, IndexWrite, failing_writes, index_writes
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
+from scheduler_core.model.policies import Overlap
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.claim_keys import CHILD, job_of_claim_key
 from scheduler_core.store.jobs import Answer, StoredJob
@@ -165,9 +166,12 @@ def _index_of_changes(
 ) -> Iterator[tuple[int, IndexWrite]]:
     """Yield the writes to the index for changes of jobs, each with the number of its change, from 1."""
     for number, (claim_key, stored, step) in enumerate(changes, 1):
+        before = stored.snapshot
+        if before.job is not None and before.job.policies.overlap is Overlap.ALLOW:
+            for write in failing_writes(step.records):
+                yield number, write
         if CHILD in claim_key:
             continue
-        before = stored.snapshot
         if stored.fault is not None:
             yield number, IndexWrite(UNREADABLE)
         job = None if step.remove else step.job or before.job

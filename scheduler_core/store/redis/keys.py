@@ -49,6 +49,7 @@ JOB_KEYS = {
     "open_operations": "sorted set",
     "events": "stream",
     "listening": "string",
+    "health": "hash",
 }
 """The Redis types of the keys of jobs, runs and operations, by the names that the scripts use."""
 TASK_PARTS = {
@@ -198,6 +199,12 @@ class Keys(msgspec.Struct, frozen=True):
     def index(self, name: str) -> str:
         """Sorted set: the ids of the jobs that ``model.index`` lists under this name, with their scores."""
         return f"{self.root}:index:{name}"
+
+    @property
+    def health(self) -> str:
+        """Hash: the search for late and stuck jobs: ``turn_at``, its ``progress``, and the ``counts`` of the last
+        pass."""
+        return f"{self.root}:health"
 
     # ---- history ------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
+from scheduler_core.model.index import FAILING
 from scheduler_core.model.run import Miss, Record, Run
 from scheduler_core.store.claim_keys import CHILD
 from scheduler_core.store.jobs import Beside, CompletedBounds, Counts, Entry, StoredJob
@@ -35,6 +36,7 @@ from scheduler_core.store.redis.scripts.script import Item
 from scheduler_core.store.redis.shard import RedisShard, is_text
 
 log = get_logger(__name__)
+RECORDS_AT_ONCE = 500
 SUCCESSES_PART = 100
 SUCCESSES_PARTS = 10
 """The search for the latest success examines a history in parts of ``SUCCESSES_PART`` entries, at most this many parts.
@@ -100,6 +102,34 @@ class Reads(RedisShard):
                 )
                 rows += reversed(older)
             return await self._resolved(rows)
+
+    async def latest_runs(self, job_ids: Sequence[str], *, limit: int) -> list[list[Run]]:
+        ids: list[list[str]] = []
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for job_id in job_ids:
+                    pipe.lrange(self._keys.history(job_id), -limit, -1)
+                lists = await pipe.execute()
+            for rows in lists:
+                found: list[str] = []
+                for row in reversed(rows):
+                    with contextlib.suppress(CorruptDocument):
+                        entry = decode_entry(row)
+                        if isinstance(entry, Entry):
+                            found.append(entry.run_id)
+                ids.append(found)
+            wanted = [run_id for found in ids for run_id in found]
+            records: dict[str, Any] = {}
+            for start in range(0, len(wanted), RECORDS_AT_ONCE):
+                part = wanted[start : start + RECORDS_AT_ONCE]
+                stored: list[Any] = await self._client.hmget(self._keys.records, part)
+                records.update(zip(part, stored, strict=True))
+        return [[run for run_id in found if (run := _run_of(records[run_id])) is not None] for found in ids]
+
+    async def failing(self, job_ids: Sequence[str]) -> list[int]:
+        with translated_faults():
+            found: list[Any] = await self._client.zmscore(self._keys.index(FAILING), list(job_ids))
+        return [0 if count is None else int(count) for count in found]
 
     async def _resolved(self, rows: Sequence[bytes]) -> list[Record | None]:
         """Read the records of list entries; None for an entry that cannot be read."""
@@ -208,3 +238,10 @@ def _bounds(after: str, prefix: str) -> tuple[bytes, bytes]:
     if not after and not prefix:
         low = b"-"
     return low, b"(" + prefix.encode() + b"\xff" if prefix else b"+"
+
+
+def _run_of(record: bytes | None) -> Run | None:
+    try:
+        return None if record is None else decode_record(record)[1]
+    except CorruptDocument:
+        return None

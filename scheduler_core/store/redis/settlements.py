@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
 from scheduler_core.model.event import Event
-from scheduler_core.model.index import NOTHING, IndexWrite, index_writes
+from scheduler_core.model.index import NOTHING, IndexWrite, failing_writes, index_writes
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
+from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, RunState, run_id_ms
 from scheduler_core.model.transition import Transition, is_finished, next_wake_ms
 from scheduler_core.store.claim_keys import child_id, job_of_claim_key
@@ -42,16 +43,20 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, kee
     item = SettleItem(claimed.id, holder, claimed.tag, operation, state, str(wake), retrying_since, extend, count)
     wake_ms = wake if state and wake < scores.CLAIMED else None
     index, after = NOTHING, transition.state
-    # For most settlements this check is all that the index costs.
+    # For most settlements these checks are all that the index costs.
     touched = (
         transition.remove
         or before is None
         or after is None
         or before.paused_at_ms != after.paused_at_ms
         or before.pending is not after.pending
+        or before.failures is not after.failures
     )
+    job = claimed.job
+    if job is not None and job.policies.overlap is Overlap.ALLOW and count:
+        index = failing_writes(transition.records)
     if touched and claimed.id == job_id:
-        index = index_writes((claimed.job, before), (None if transition.remove else claimed.job, after))
+        index = (*index, *index_writes((job, before), (None if transition.remove else job, after)))
     return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms, index, claimed, transition)
 
 

@@ -15,6 +15,7 @@ from scheduler_core.store.redis.claims import Claims
 from scheduler_core.store.redis.client import UncancelledRedis
 from scheduler_core.store.redis.events import Events
 from scheduler_core.store.redis.find import RedisFinder
+from scheduler_core.store.redis.health import RedisHealth
 from scheduler_core.store.redis.history import RedisHistory
 from scheduler_core.store.redis.nodes import Nodes
 from scheduler_core.store.redis.operations import RedisOperations
@@ -42,6 +43,9 @@ class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, 
 
     def history_store(self) -> RedisHistory:
         return RedisHistory(self)
+
+    def health_store(self) -> RedisHealth:
+        return RedisHealth(self)
 
     def task_store(self, settings: TaskSettings | None = None) -> RedisTasks:
         return RedisTasks(self, settings)

@@ -66,3 +66,11 @@ class TakeReapTurnArgs(NamedTuple):
 
 
 TAKE_REAP_TURN = Script("node/take_reap_turn", keys="nodes meta", args=TakeReapTurnArgs)
+
+
+class TakeHealthTurnArgs(NamedTuple):
+    now: EpochMs
+    interval: Ms
+
+
+TAKE_HEALTH_TURN = Script("node/take_health_turn", keys="health", args=TakeHealthTurnArgs)
