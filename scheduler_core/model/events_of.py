@@ -5,11 +5,13 @@ A pure function, so that each script that applies a transition stores the same e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from scheduler_core.model.event import Change, Event, EventType
+from scheduler_core.model.health import Health, health_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
+from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import Miss, Record, Run, RunState
 from scheduler_core.model.transition import Transition, is_finished
 
@@ -27,6 +29,8 @@ def events_of(
     events = [event_of_record(job_id, record, labels) for record in step.records]
     events += [_of_retry(job_id, run, labels) for run in _retrying(before, step.state)]
     if not child:
+        if step.records:
+            events += _of_health(job_id, definition, before, step, labels)
         change = _of_job(job_id, job, before, step, labels)
         events += [] if change is None else [change]
     return events
@@ -78,9 +82,26 @@ def event_of_new_job(job: Job) -> Event:
     )
 
 
-def event_of_health(job_id: str, labels: dict[str, str], health: str, before: str) -> Event:
-    """Return the event of a job whose health changes. ``before``: its health until now."""
-    return Event(EventType.JOB_HEALTH_CHANGED, job_id, labels=labels, state=health, reason=before)
+def event_of_health(
+    job_id: str, labels: Mapping[str, str], health: Health, before: Health | None, at_ms: int | None = None
+) -> Event:
+    """Return the event of a job whose health changes. ``before``: its health until now; None: not known."""
+    return Event(EventType.JOB_HEALTH_CHANGED, job_id, labels=labels, state=health, reason=before or "", at_ms=at_ms)
+
+
+def _of_health(
+    job_id: str, job: Job | None, before: JobState | None, step: Transition, labels: dict[str, str]
+) -> list[Event]:
+    """Return the event of a job whose health the end of a run changes.
+
+    This is what its runs say: a sweep finds jobs that are late or stuck. The state of a job with ``overlap: allow``
+    does not have the results of its child runs.
+    """
+    if before is None or step.state is None or step.remove or (job is not None and job.overlap is Overlap.ALLOW):
+        return []
+    # At the beginning of time nothing is late and no run has waited for long.
+    earlier, health = (health_of(job, state, None, now_ms=0) for state in (before, step.state))
+    return [] if health is earlier else [event_of_health(job_id, labels, health, earlier)]
 
 
 def _of_retry(job_id: str, run: Run, labels: dict[str, str]) -> Event:

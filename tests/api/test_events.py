@@ -65,24 +65,26 @@ async def test_a_listener_receives_what_happens_to_a_job_in_order(
             ("run.started", "a", "manual"),
             ("run.attempt_failed", "a", "manual"),
             ("run.settled", "a", "manual"),
+            ("job.health_changed", "a", "unknown"),
             ("job.changed", "a", "paused"),
             ("job.changed", "a", "resumed"),
             ("job.deleted", "a", "deleted"),
         ]
         assert {event.get("run_id") for event in found[1:4]} == {run_id}
-        assert [event["labels"] for event in found] == [{"team": "billing"}] * 7
+        assert [event["labels"] for event in found] == [{"team": "billing"}] * 8
         assert [event.get("state") for event in found] == [
             "active",
             "open",
             "retrying",
             "succeeded",
+            "ok",
             "paused",
             "active",
             None,
         ]
         assert [event.get("status_code") for event in found[2:4]] == [503, 200]
         assert (found[3]["attempt"], found[0]["version"]) == (2, 1)
-        assert len({event["id"] for event in found}) == 7
+        assert len({event["id"] for event in found}) == 8
         assert heard.retry_ms == 2_000
 
 

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from scheduler_core.model.event import Event
 from scheduler_core.model.events_of import events_of, status_of
-from scheduler_core.model.job_state import JobState
+from scheduler_core.model.job_state import Failures, JobState
+from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Miss, MissReason, RunState
 from scheduler_core.model.transition import Transition
 from tests.support.factories import at, make_job, make_run, make_state, pending, settled_run
@@ -68,6 +69,19 @@ def test_a_change_of_the_status_is_a_change_of_the_job(
 ) -> None:
     assert told(events_of("job", JOB, before, Transition(after))) == expected
     assert events_of("job", JOB, before, Transition(after), child=True) == []
+
+
+def test_the_end_of_a_run_can_change_the_health() -> None:
+    run = settled_run(0, 500)
+    failed = replace(make_state(10), failures=Failures(1, at(1), run.id, at(1), "the answer was 500"))
+    step = Transition(failed, (run,))
+    assert told(events_of("job", JOB, make_state(0), step))[1:] == [
+        ("job.health_changed", "never_succeeded", "unknown")
+    ]
+    assert events_of("job", JOB, failed, step)[1:] == []
+    assert events_of("job", JOB, make_state(0), Transition(failed)) == [], "no run has ended"
+    overlapping = replace(JOB, policies=Policies(overlap=Overlap.ALLOW))
+    assert len(events_of("job", overlapping, make_state(0), step)) == 1
 
 
 def test_a_definition_is_created_or_changed() -> None:
