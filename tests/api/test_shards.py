@@ -20,6 +20,8 @@ from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 from tests.api.conftest import client_of, job
 from tests.api.runner import Runner, running, until
+from tests.api.test_connections import serving
+from tests.support.listener import listening
 from tests.support.stores import redis_of
 
 NAMES = [f"job-{number}" for number in range(20)]
@@ -222,3 +224,48 @@ async def test_requests_that_wait_for_one_shard_delay_no_other(
     for one in waiting:
         one.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_listener_receives_the_events_of_all_shards_and_continues_on_each(
+    client: httpx.AsyncClient, context: Context
+) -> None:
+    async with serving(context) as (host, port):
+        url = f"http://{host}:{port}"
+        assert await listed(client, "/jobs") == []  # stores the number of shards
+        async with running(context, Runner()):
+            async with listening(url) as first:
+                await put_all(client)
+                await first.until(lambda: len(first.of_type("job.changed")) == len(NAMES))
+                last_id = first.last_id
+            assert last_id is not None
+            assert last_id.count(".") == 3, "a position for each shard"
+            for name in NAMES:
+                assert (await client.post(f"/jobs/{name}/pause")).status_code == 200
+            async with listening(url, {"type": "job.changed"}, last_id=last_id) as second:
+                for name in NAMES:
+                    assert (await client.delete(f"/jobs/{name}")).status_code == 200
+                for name in NAMES[:3]:
+                    await client.post("/", json=job(id=name, cron="0 0 1 1 *"))
+                await second.until(lambda: len(second.events) == len(NAMES) + 3)
+                assert {event["reason"] for event in second.events[: len(NAMES)]} == {"paused"}
+                assert {event["job_id"] for event in second.events[: len(NAMES)]} == set(NAMES)
+                assert len({event["id"] for event in second.events}) == len(NAMES) + 3
+        context.events.shut_down()
+
+
+async def test_the_loss_of_one_shard_is_told_and_the_others_continue(
+    client: httpx.AsyncClient, context: Context, redis_url: str
+) -> None:
+    async with serving(context) as (host, port):
+        url = f"http://{host}:{port}"
+        async with listening(url) as first:
+            last_id = first.last_id
+        await put_all(client)
+        async with Redis.from_url(redis_url) as redis:
+            await redis.delete(Keys(shard=2).events)
+        async with listening(url, last_id=last_id) as second:
+            expected = [name for name in NAMES if context.shards.number_of(name) != 2]
+            await second.until(lambda: len(second.events) == len(expected) + 1)
+            assert second.of_type("events.lost") == [{"type": "events.lost", "count": None}]
+            assert {event["job_id"] for event in second.of_type("job.changed")} == set(expected)
+        context.events.shut_down()

@@ -37,6 +37,7 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Target, Timing, job_id_of
+from scheduler_core.model.events_of import event_of_record
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome
@@ -47,6 +48,7 @@ from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
 from scheduler_core.plan.given import starts_now
 from scheduler_core.store.claim_keys import CHILD
+from scheduler_core.store.events import Position
 from scheduler_core.store.history import Bounds
 from scheduler_core.store.jobs import CompletedBounds, Retention, StoredJob
 from scheduler_core.store.loop import Release
@@ -144,6 +146,8 @@ class History(RuleBasedStateMachine):
         self.task_ids: list[str] = []
         self.delivered: Counter[str] = Counter()
         """Calls of one-off tasks that were answered 2xx."""
+        self.listens_from: Position | None = None
+        """Where a listener to events began; None: nobody listens."""
         self.urls = 1
         """How many URLs the target has had: the last is in use."""
         self.fences: Counter[str] = Counter()
@@ -182,8 +186,14 @@ class History(RuleBasedStateMachine):
 
     # ---- clients ------------------------------------------------------------------------------------------------
 
-    @initialize(kinds=st.tuples(st.sampled_from(KINDS[:7]), st.sampled_from(KINDS[8:])), number=st.integers(0, 3))
-    def begin(self, kinds: tuple[str, str], number: int) -> None:
+    @initialize(
+        kinds=st.tuples(st.sampled_from(KINDS[:7]), st.sampled_from(KINDS[8:])),
+        number=st.integers(0, 3),
+        watched=st.booleans(),
+    )
+    def begin(self, kinds: tuple[str, str], number: int, watched: bool) -> None:
+        if watched:
+            self.listens_from = self.run(self.store.listen(keep_ms=3_600_000))
         for name, kind in zip(NAMES, kinds, strict=True):
             self.upsert(name, TRIGGERS[0], None, False, b"1", kind, number)
 
@@ -601,6 +611,21 @@ class History(RuleBasedStateMachine):
         fences = [int(row.split()[0]) for row in leases.values()]
         assert len(fences) == len(set(fences))
         assert all(fence <= int(content[KEYS.meta][b"fence"]) for fence in fences)
+
+    @invariant()
+    def the_events_of_a_job_are_its_records_in_their_order(self) -> None:
+        if self.listens_from is None:
+            return
+        stored = self.run(self.store.read_events(self.listens_from, limit=1_000_000))
+        assert [one.position.number for one in stored] == list(range(1, len(stored) + 1))
+        for name in self.segments:
+            found = [one.event for one in stored if one.event.job_id == name]
+            records = self.run(self.store.history(name, limit=1_000_000))[::-1]
+            of_records = [event_of_record(name, record, {}) for record in records]
+            assert [one for one in found if one.type in {"run.settled", "run.missed"}] == of_records
+            changes = [one.type for one in found if one.type in {"job.changed", "job.deleted"}]
+            is_stored = self.run(self.store.read(name)).snapshot.job is not None
+            assert is_stored == (changes[-1:] == ["job.changed"])
 
     @invariant()
     def no_task_is_in_two_places_or_called_by_two(self) -> None:
