@@ -18,6 +18,7 @@ from scheduler_core.model.health import DEFAULT_RULES, HealthRules
 from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.store.shards import Shards, ShardStore
+from scheduler_core.usecases.attention import AttentionService
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService
 from scheduler_core.usecases.events import EventFeed
@@ -109,7 +110,9 @@ class Context:
         self.callbacks = CallbackService(self.shards, self.job_services)
         self.schedules = ScheduleService(self.shards, clock, metrics)
         self.targets = TargetService(self.shards, clock, self.schedules)
-        self.tasks = TaskService(self.store.task_store(task_settings), clock, metrics)
+        task_store = self.store.task_store(task_settings)
+        self.tasks = TaskService(task_store, clock, metrics)
+        self.attention = AttentionService(self.shards, self.job_services, task_store, clock)
         self.history = HistoryService(self.shards, clock)
         self.pauses = PauseService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)

@@ -15,6 +15,7 @@ from scheduler_api.context import context_of
 from scheduler_api.docs import pages
 from scheduler_api.endpoints import (
     account,
+    attention,
     batch,
     breakers,
     callbacks,
@@ -59,6 +60,7 @@ ROUTES: list[BaseRoute] = [
     *account.ROUTES,
     *pauses.ROUTES,
     *job_health.ROUTES,
+    *attention.ROUTES,
     *breakers.ROUTES,
     *cron.ROUTES,
     *health.ROUTES,

@@ -96,6 +96,7 @@ PATH_PARAMETERS = {
     "target_id": Parameter("target_id", int, "The id.", required=True, where="path"),
     "schedule_id": Parameter("schedule_id", int, "The id.", required=True, where="path"),
     "task_id": Parameter("task_id", str, "The id, `task_` and a number.", required=True, where="path"),
+    "entry_id": Parameter("entry_id", str, "The id, percent-encoded as one segment.", required=True, where="path"),
 }
 
 

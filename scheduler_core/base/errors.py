@@ -12,6 +12,7 @@
     ├── TaskNotFound
     ├── TaskNotStale            only a stale one-off task can be revived
     ├── RunNotFound
+    ├── AttentionNotFound       the list of what needs a person has no such entry
     ├── RunCancelled            the run was cancelled before its runner completed it
     ├── AlreadySettled          the run has ended, so it cannot be cancelled
     ├── AlreadyReplayed         the run was replayed before
@@ -130,6 +131,17 @@ class RunNotFound(CronpostError):
     """No run has this id, or none for which this operation is possible."""
 
     code = "run_not_found"
+
+
+class AttentionNotFound(CronpostError):
+    """What needs a person has no entry with this id."""
+
+    code = "entry_not_found"
+
+    def __init__(self, entry_id: str) -> None:
+        super().__init__(
+            f"no entry with id {entry_id[:300]!r}; GET /attention lists the entries with their ids, such as job:nightly"
+        )
 
 
 class RunLost(CronpostError):

@@ -7,15 +7,16 @@ count of ``failing_writes``. Readers still check each job that they find: betwee
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from scheduler_core.model.attention import attention_since_ms
 from scheduler_core.model.health import FAILED, counts, failures_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap
-from scheduler_core.model.run import Record, Run, RunState, run_id_ms
+from scheduler_core.model.run import Reason, Record, Run, RunState, run_id_ms
 
 PAUSED = "paused"
 FAILING = "failing"
@@ -25,6 +26,9 @@ UNREADABLE = "unreadable"
 PENDING = "pending"
 """Jobs with runs in their pending list that have not started. The score is the instant of the latest request, as the
 run's id contains it: with it a run is found by its id."""
+ATTENTION = "attention"
+"""Jobs that need a person (``model.attention``); the score is since when (epoch ms). Child runs list their
+job here too, although its state does not have their failures."""
 NOTHING: tuple[IndexWrite, ...] = ()
 
 
@@ -76,6 +80,9 @@ def index_entries(job: Job | None, state: JobState | None) -> dict[str, int]:
     failures = None if job.policies.overlap is Overlap.ALLOW else failures_of(state)
     if failures is not None and failures.count:
         found[FAILING] = failures.count
+    since_ms = attention_since_ms(state)
+    if since_ms is not None:
+        found[ATTENTION] = since_ms
     return found
 
 
@@ -90,6 +97,8 @@ def index_writes(
     job = after[0]
     if _overlaps(before[0]) and FAILING not in new and not _overlaps(job):
         old[FAILING] = 0  # counted by ``failing_writes`` until now
+    if ATTENTION not in new and _loses_children(before, after):
+        old[ATTENTION] = 0
     if old == new:
         return NOTHING
     written = [IndexWrite(name, score) for name, score in new.items() if old.get(name) != score]
@@ -114,3 +123,31 @@ def failing_writes(records: Iterable[Record]) -> tuple[IndexWrite, ...]:
 
 def _overlaps(job: Job | None) -> bool:
     return job is not None and job.policies.overlap is Overlap.ALLOW
+
+
+def _loses_children(before: tuple[Job | None, JobState | None], after: tuple[Job | None, JobState | None]) -> bool:
+    """Return whether the failures of child runs need no person any more: their job is gone, lets no more runs overlap,
+    was resumed, or replays a run."""
+    (old, state), (new, following) = before, after
+    if old is None or old.policies.overlap is not Overlap.ALLOW:
+        return False
+    if new is None or new.policies.overlap is not Overlap.ALLOW or state is None or following is None:
+        return True
+    if state.paused_at_ms is not None and following.paused_at_ms is None:
+        return True
+    return state.pending is not following.pending and _replays(following) > _replays(state)
+
+
+def _replays(state: JobState) -> int:
+    return sum(entry.reason is Reason.REPLAY for entry in state.pending)
+
+
+def index_writes_of_child(records: Sequence[Record]) -> tuple[IndexWrite, ...]:
+    """Return the writes of a child run that ends with these records: it lists its job as one that needs a person, or
+    removes it from the list."""
+    for record in records:
+        if isinstance(record, Run) and record.state in FAILED:
+            return (IndexWrite(ATTENTION, record.ended_at_ms or record.fire_time_ms),)
+        if isinstance(record, Run) and record.state is RunState.SUCCEEDED and counts(record.reason):
+            return (IndexWrite(ATTENTION),)
+    return NOTHING

@@ -25,6 +25,20 @@ class LastRun(msgspec.Struct, frozen=True, array_like=True):
     status: int | None = None
 
 
+class Unresolved(msgspec.Struct, frozen=True, array_like=True):
+    """A failure of a job that needs a person. It is stored until a run succeeds, or a client replays the run, resumes
+    the job or dismisses the failure."""
+
+    run_id: str
+    """The latest run that failed for good; empty: no run failed, the job cannot be read or planned."""
+    since_ms: int
+    """When the first run failed for good since the last success, replay, resume or dismissal."""
+    at_ms: int
+    """When the latest one did."""
+    dismissed: bool = False
+    """A client dismissed it while the job was quarantined."""
+
+
 class Totals(msgspec.Struct, frozen=True, array_like=True):
     """Counters over a job's runs since it was created. Trimming the history does not change them."""
 
@@ -74,6 +88,8 @@ class Pending(msgspec.Struct, frozen=True, omit_defaults=True):
     """A client requested it with ``force``, so it starts although the job is paused."""
     replay_of: Original | None = msgspec.field(default=None, name="ro")
     """Of a replay: the run that it runs again."""
+    dismissed: bool = msgspec.field(default=False, name="d")
+    """A client dismissed the failure of an entry that is set aside, so ``GET /attention`` does not list it."""
 
     @property
     def holds_trigger(self) -> bool:
@@ -191,6 +207,9 @@ class JobState(msgspec.Struct, frozen=True, omit_defaults=True):
     """None: no run has failed. (Earlier versions did not store it: ``health.failures_of`` reads ``last`` then.)"""
     callback_times: CallbackTimes | None = msgspec.field(default=None, name="y")
     """Only of a job whose runs are completed by callback."""
+
+    unresolved: Unresolved | None = msgspec.field(default=None, name="a")
+    """The failure for which ``GET /attention`` lists the job; None: it has none."""
 
     @property
     def trigger_blocked_by(self) -> MissReason | None:

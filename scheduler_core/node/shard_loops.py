@@ -88,6 +88,7 @@ class NodeShard:
             order=order,
             in_flight=node.in_flight,
             takes_writes=lambda: self.heartbeat.fault is None,
+            attention=store.attention_store(),
         )
         catalogue = shards.lead.catalogue_store()
         targets = TargetCache(catalogue if store is shards.lead else store.target_copies(catalogue))

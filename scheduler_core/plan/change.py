@@ -67,7 +67,7 @@ def plan_upsert(
         state = replace(state, ends_at_ms=_end_of(new, now_ms))
     if state.quarantine is not None:
         state, misses = pass_over(new, state, MissReason.QUARANTINED, now_ms=now_ms, pauses=snapshot.pauses)
-        state = replace(state, quarantine=None)
+        state = replace(state, quarantine=None, unresolved=None)
         records = (*records, *misses)
     if state.held_back is not None:
         # The new definition may have another target, so the next try is at once.
@@ -143,7 +143,8 @@ def plan_pause(
 def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
     """Resume the trigger, also of a quarantined job. None: nothing to resume.
 
-    The fire times that passed during the pause are one miss; nothing is caught up. A job whose trigger is exhausted by
+    The fire times that passed during the pause are one miss; nothing is caught up. The job's failure counts as looked
+    after. A job whose trigger is exhausted by
     now is completed.
     """
     job, state = snapshot.job, snapshot.state
@@ -154,7 +155,7 @@ def plan_resume(snapshot: Snapshot, *, now_ms: int) -> Transition | None:
     state, records = write_in_flight(job, state, snapshot, (), "")
     reason = MissReason.PAUSED if state.paused_at_ms is not None else MissReason.QUARANTINED
     state, misses = pass_over(job, state, reason, now_ms=now_ms, pauses=snapshot.pauses)
-    state = replace(state, paused_at_ms=None, pause=None, quarantine=None, ends_at_ms=None)
+    state = replace(state, paused_at_ms=None, pause=None, quarantine=None, ends_at_ms=None, unresolved=None)
     state = recount(job, state, now_ms=now_ms)
     return transition_to(job, state, (*records, *misses), now_ms=now_ms)
 

@@ -25,6 +25,7 @@ from scheduler_core.model.transition import (
     startable,
     transition_to,
 )
+from scheduler_core.plan.attention import after_failure
 from scheduler_core.plan.callback import lost_at_ms
 from scheduler_core.plan.catch_up import catch_up
 from scheduler_core.plan.finish import end_run, requeue
@@ -97,7 +98,7 @@ def quarantine_unreadable(state: JobState | None, reason: str, *, child: bool = 
     """Quarantine a job whose stored documents cannot be read. A child run (``child``) ends as lost instead: in
     quarantine it would count towards ``max_concurrent`` for ever."""
     if not child:
-        return Transition(replace(state or JobState(), quarantine=reason))
+        return Transition(after_failure(replace(state or JobState(), quarantine=reason), "", now_ms))
     if state is None or state.open is None:
         return Transition(None, remove=True)
     _, ended = end_run(None, state, state.open, RunState.LOST, now_ms=now_ms, message=reason)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from scheduler_core.model.health import FAILED, counts
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, LastRun, Pending, Totals
 from scheduler_core.model.run import Run, RunState
+from scheduler_core.plan.attention import after_failure
 from scheduler_core.plan.failures import failures_after_failure, failures_after_success, how_it_failed
 
 
@@ -34,7 +36,10 @@ def end_run(
         excerpt="" if final is RunState.SUCCEEDED else run.excerpt,
     )
     state = replace(state, open=None)
-    if final not in (RunState.SUCCEEDED, RunState.CANCELLED) and run.is_set_aside_on_failure and not run.detached:
+    set_aside = (
+        final not in (RunState.SUCCEEDED, RunState.CANCELLED) and run.is_set_aside_on_failure and not run.detached
+    )
+    if set_aside:
         why = ended.message or how_it_failed(ended)
         entry = Pending(run.id, now_ms, run.payload, run.reason, failed=why, replay_of=run.replay_of)
         state = replace(state, pending=(*state.pending, entry))
@@ -47,9 +52,14 @@ def end_run(
     if final is not RunState.SUCCEEDED:
         totals = Totals(totals.runs + 1, totals.succeeded, totals.latency_ms + latency)
         failures = failures_after_failure(state, ended)
-        return replace(state, last=last, totals=totals, failures=failures), ended
+        state = replace(state, last=last, totals=totals, failures=failures)
+        if final in FAILED and not set_aside:
+            state = after_failure(state, ended.id, now_ms)
+        return state, ended
     if state.failures is not None:
         state = replace(state, failures=failures_after_success(state.failures, ended))
+        if state.unresolved is not None and counts(run.reason):
+            state = replace(state, unresolved=None)
     totals = Totals(totals.runs + 1, totals.succeeded + 1, totals.latency_ms + latency)
     return replace(
         state,

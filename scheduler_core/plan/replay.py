@@ -22,6 +22,7 @@ from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState, Pending, Snapshot
 from scheduler_core.model.run import Original, Reason, Run, RunState, run_id_ms
 from scheduler_core.model.transition import Transition
+from scheduler_core.plan.attention import after_replay
 from scheduler_core.plan.continuation import PENDING_BYTES, PENDING_LIMIT
 from scheduler_core.plan.in_flight import write_in_flight
 
@@ -79,7 +80,7 @@ def plan_replay(
     pending = (*others, entry)
     if sum(len(one.payload or b"") for one in pending) > PENDING_BYTES:
         raise RunConflict(f"the runs that wait for this job have {PENDING_BYTES} bytes of payload already")
-    return Transition(replace(state, pending=pending), records)
+    return Transition(after_replay(replace(state, pending=pending), original.id), records)
 
 
 def open_replays(state: JobState) -> int:

@@ -19,6 +19,7 @@ from scheduler_core.base.config import TaskSettings
 from scheduler_core.base.errors import StoreError, StoreRefused, StoreUnavailable
 from scheduler_core.base.redis_url import Topology
 from scheduler_core.model.task import task_number
+from scheduler_core.store.attention import AttentionStore
 from scheduler_core.store.catalogue import CatalogueStore, TargetCopies
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.find import FindStore
@@ -66,6 +67,10 @@ class ShardStore(LoopStore, JobStore, Protocol):
 
     def health_store(self) -> HealthStore:
         """Return what the search for late and stuck jobs of this shard reads and writes."""
+        ...
+
+    def attention_store(self) -> AttentionStore:
+        """Return the lists of what needs a person on this shard."""
         ...
 
     def task_store(self, settings: TaskSettings | None = None) -> TaskStore:

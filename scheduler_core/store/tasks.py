@@ -148,6 +148,15 @@ class TaskStore(Protocol):
         """Make a stale task due again, as ``task``: ``ok``, ``not_stale``, ``changed`` or ``missing``."""
         ...
 
+    async def dismiss(self, stored: StoredTask, *, now_ms: int) -> str:
+        """Note that a stale task needs no person any more: ``ok``, ``done`` (it was noted before), ``not_stale``,
+        ``changed`` or ``missing``."""
+        ...
+
+    async def stale(self, numbers: Sequence[int]) -> list[StoredTask | None]:
+        """Read stale tasks; None for one that is not stale or was dismissed."""
+        ...
+
     async def rules(self) -> TaskRules:
         """Read the settings of one-off tasks."""
         ...

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Pending
+from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Pending, Unresolved
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
@@ -335,7 +335,7 @@ async def test_a_result_that_cannot_be_planned_quarantines_its_job_with_the_reas
     assert log.of("job quarantined") == [("error", "job quarantined", {"job_id": "a", "detail": why})]
     assert setup.value("cronpost_jobs_quarantined_total") == 1.0
     state = (await setup.store.read("a")).snapshot.state
-    assert state == make_state(0, quarantine=why)
+    assert state == make_state(0, quarantine=why, unresolved=Unresolved("", setup.clock.now, setup.clock.now))
 
 
 async def test_a_rejected_settlement_is_logged_once(setup: Setup, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

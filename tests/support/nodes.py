@@ -111,6 +111,7 @@ class SteppedNode:
             wake_at=self.alarm.wake_at,
             suspects=self.suspects,
             order=self.order,
+            attention=store.attention_store(),
         )
         self.targets = TargetCache(RedisCatalogue(store))
         limiter = TargetLimiter(self.node.slots, self.node.settings, clock, metrics)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from scheduler_core.store.redis.scripts import catalogue, event, find, history, job, node, operation, pause, task
+from scheduler_core.store.redis.scripts import (
+    attention,
+    catalogue,
+    event,
+    find,
+    history,
+    job,
+    node,
+    operation,
+    pause,
+    task,
+)
 from scheduler_core.store.redis.scripts.script import Script
 
 SCRIPTS: dict[str, Script[Any]] = {
     value.name: value
-    for module in (catalogue, event, find, history, job, node, operation, pause, task)
+    for module in (attention, catalogue, event, find, history, job, node, operation, pause, task)
     for value in vars(module).values()
     if isinstance(value, Script)
 }

@@ -51,7 +51,7 @@ def check_keys(content: dict[str, Any]) -> None:
     """Assert that ``Keys`` defines every key."""
     known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.claims, KEYS.meta}
     known |= {KEYS.pauses, KEYS.answers, KEYS.answered, KEYS.suspects, KEYS.retrying, KEYS.children, *KEYS.record_keys}
-    known |= {KEYS.operations, KEYS.open_operations, KEYS.health}
+    known |= {KEYS.operations, KEYS.open_operations, KEYS.health, KEYS.set_aside}
     known |= {KEYS.events, KEYS.listening}
     families = (
         KEYS.history(""),

@@ -19,6 +19,7 @@ from scheduler_core.model.job_state import (
     Replay,
     Snapshot,
     Totals,
+    Unresolved,
 )
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
@@ -84,7 +85,11 @@ def tried(status: int | None, **fields: Any) -> Run:
 
 def once_failed(until: float, reason: str) -> dict[str, Any]:
     """Return the fields of a state whose only run failed."""
-    return {"failures": Failures(1, at(until), "RUN", at(until), reason), "totals": Totals(1, 0, 12.346)}
+    return {
+        "failures": Failures(1, at(until), "RUN", at(until), reason),
+        "unresolved": Unresolved("RUN", at(until), at(until)),
+        "totals": Totals(1, 0, 12.346),
+    }
 
 
 def detail(body: bytes = b"the answer", *headers: tuple[str, str]) -> RunDetail:
@@ -489,7 +494,9 @@ def test_a_lost_taken_run_is_recorded_with_the_reason() -> None:
         )
         last = LastRun("RUN", at(0), RunState.LOST, at(until), None)
         failures = Failures(1, at(until), "RUN", at(until), f"the runner took it: {why}")
-        return Transition(make_state(100, last=last, totals=Totals(1, 0, 0.0), failures=failures), (record,))
+        state = make_state(100, last=last, totals=Totals(1, 0, 0.0), failures=failures)
+        unresolved = Unresolved("RUN", at(until), at(until))
+        return Transition(replace(state, unresolved=unresolved), (record,))
 
     assert claim(21) == lost(21, "no heartbeat in time")
     assert claim(60.999) == lost(60.999, "no heartbeat in time")

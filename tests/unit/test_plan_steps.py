@@ -21,6 +21,7 @@ from scheduler_core.model.job_state import (
     Replay,
     Snapshot,
     Totals,
+    Unresolved,
 )
 from scheduler_core.model.lease import Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import OutcomeKind
@@ -89,6 +90,7 @@ def last(run: Run, state: RunState, until: float, status: int | None = None) -> 
     if state in FAILED:
         reason = run.message if len(run.message) <= 100 else f"{run.message[:97]}..."
         fields["failures"] = Failures(1, at(until), run.id, at(until), reason)
+        fields["unresolved"] = Unresolved(run.id, at(until), at(until))
     return fields
 
 
@@ -352,8 +354,12 @@ def test_a_change_of_a_claimed_job_stores_the_run_in_flight_and_nothing_else() -
 
 def test_an_unreadable_job_is_quarantined_and_its_run_is_lost() -> None:
     state = make_state(10, keep=True)
-    assert quarantine_unreadable(state, "bad") == Transition(replace(state, quarantine="bad"))
-    assert quarantine_unreadable(None, "bad") == Transition(JobState(quarantine="bad"))
+    assert quarantine_unreadable(state, "bad", now_ms=at(5)) == Transition(
+        replace(state, quarantine="bad", unresolved=Unresolved("", at(5), at(5)))
+    )
+    assert quarantine_unreadable(None, "bad", now_ms=at(5)) == Transition(
+        JobState(quarantine="bad", unresolved=Unresolved("", at(5), at(5)))
+    )
     alone = make_state(None, open=WAITS, child=True)
     lost = over(WAITS, RunState.LOST, 5, "bad")
     assert quarantine_unreadable(alone, "bad", child=True, now_ms=at(5)) == Transition(None, (lost,), remove=True)

@@ -8,13 +8,14 @@ refuses the result because of its fence. ``settle_queue`` decides what is sent n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sized
 from functools import partial
 
 import msgspec
 
 from scheduler_core.base.clock import Clock
-from scheduler_core.base.errors import StoreRefused
+from scheduler_core.base.errors import StoreError, StoreRefused
 from scheduler_core.base.events import (
     JOB_QUARANTINED,
     RUN_HELD_BACK,
@@ -33,7 +34,7 @@ from scheduler_core.model.run import Reason, Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.loops.order import BURST, MORE_SECONDS, Order
 from scheduler_core.node.loops.service import Service
-from scheduler_core.node.loops.settle_queue import Refusal, SettleQueue, Unsettled
+from scheduler_core.node.loops.settle_queue import Mode, Refusal, SettleQueue, Unsettled
 from scheduler_core.node.loops.start_queue import LeaseId
 from scheduler_core.node.loops.suspects import Suspects
 from scheduler_core.plan.backoff import RetryPolicy
@@ -41,6 +42,7 @@ from scheduler_core.plan.claim import Work, quarantine_unreadable
 from scheduler_core.plan.held_back import may_release, plan_hold_back, plan_hold_back_changed
 from scheduler_core.plan.overlapping import plan_full, plan_spawn
 from scheduler_core.plan.settle import Ended, plan_settle, plan_settle_changed
+from scheduler_core.store.attention import AttentionStore, SetAside, encode_set_aside
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.loop import ClaimedJob, LoopStore, Settled, Settlement
 from scheduler_core.usecases.report import report_record
@@ -48,14 +50,16 @@ from scheduler_core.usecases.report import report_record
 log = get_logger(__name__)
 
 STATUS_CLASSES = tuple(f"{first}xx" for first in range(10))
+DETAIL_LENGTH = 300
+"""How many characters of an answer of Redis are noted for a settlement that it refuses."""
 
 
 class Settler(Service):
     """Settles in batches, in the order in which attempts end.
 
     ``wake_at`` receives the next wake-up of each settled job. ``in_flight``: the attempts in flight.
-    ``takes_writes`` returns whether Redis accepts other
-    writes (the heartbeat): if not, the fault is not in the refused job.
+    ``takes_writes`` returns whether Redis accepts other writes (the heartbeat): if not, the fault is not in the refused
+    job. ``attention`` lists settlements that Redis refuses; None: only the log does.
     """
 
     name = "settle"
@@ -72,6 +76,7 @@ class Settler(Service):
         order: Order,
         in_flight: Sized = (),
         takes_writes: Callable[[], bool] = lambda: True,
+        attention: AttentionStore | None = None,
     ) -> None:
         super().__init__(clock, metrics)
         self._store = store
@@ -83,6 +88,7 @@ class Settler(Service):
         """Seconds that settlements have waited for writes since none was left."""
         self._in_flight = in_flight
         self._takes_writes = takes_writes
+        self._attention = attention
         self._queue = SettleQueue()
         self._progress = asyncio.Event()
         """Set after each round, for ``flush``."""
@@ -205,10 +211,31 @@ class Settler(Service):
             if not one.was_rejected:
                 one.was_rejected = True
                 log.error(SETTLEMENT_SET_ASIDE, job_id=one.claimed.id, fence=one.claimed.lease.fence, detail=str(error))
+                await self._note(one, str(error))
         else:
-            for one, answer in zip(queue.accepted(), answers, strict=True):
+            part = queue.accepted()
+            for one, answer in zip(part, answers, strict=True):
                 self._answered(one, answer)
+            if queue.mode is Mode.ONE_BY_ONE:
+                await self._drop_notes(part)
         self._progress.set()
+
+    async def _note(self, one: Unsettled, detail: str) -> None:
+        """Note in the store that Redis refuses this settlement, for the list of what needs a person."""
+        if self._attention is None:
+            return
+        run_id = "" if one.work is None else one.work.run.id
+        note = SetAside(one.claimed.id, one.claimed.lease.fence, run_id, detail[:DETAIL_LENGTH])
+        with contextlib.suppress(StoreError):  # the log has it
+            await self._attention.set_aside(note, at_ms=self.clock.now_ms())
+            one.note = encode_set_aside(note)
+
+    async def _drop_notes(self, part: list[Unsettled]) -> None:
+        """Remove the notes of settlements that Redis has answered after all."""
+        for one in part:
+            if one.note is not None and self._attention is not None:
+                with contextlib.suppress(StoreError):  # the list leaves it out, because the lease is gone
+                    await self._attention.drop_set_aside(one.note)
 
     async def _wait_for_more(self) -> None:
         if self._order.waits_for_more(self._queue.waiting, len(self._in_flight)):

@@ -65,6 +65,8 @@ class Unsettled(msgspec.Struct):
     refused: int = 0
     """How many times in a row Redis has refused it when it was sent alone."""
     was_rejected: bool = False
+    note: bytes | None = None
+    """The note in the store that Redis refuses it."""
 
 
 class SettleQueue:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.model.events_of import event_of_new_job
-from scheduler_core.model.index import UNREADABLE, IndexWrite, failing_writes, index_writes
+from scheduler_core.model.index import UNREADABLE, IndexWrite, failing_writes, index_writes, index_writes_of_child
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap
@@ -171,6 +171,9 @@ def _index_of_changes(
             for write in failing_writes(step.records):
                 yield number, write
         if CHILD in claim_key:
+            if step.remove:
+                for write in index_writes_of_child(step.records):
+                    yield number, write
             continue
         if stored.fault is not None:
             yield number, IndexWrite(UNREADABLE)

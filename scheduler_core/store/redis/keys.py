@@ -50,6 +50,7 @@ JOB_KEYS = {
     "events": "stream",
     "listening": "string",
     "health": "hash",
+    "set_aside": "sorted set",
 }
 """The Redis types of the keys of jobs, runs and operations, by the names that the scripts use."""
 TASK_PARTS = {
@@ -58,6 +59,7 @@ TASK_PARTS = {
     "running": "sorted set",
     "stale": "sorted set",
     "delivered": "sorted set",
+    "dismissed": "sorted set",
     "tasks": "hash",
     "batch": "hash",
     "settings": "hash",
@@ -195,6 +197,11 @@ class Keys(msgspec.Struct, frozen=True):
     def retrying(self) -> str:
         """Sorted set: claim key to the start (epoch ms) of its run that waits for a retry or a callback."""
         return f"{self.root}:waiting"
+
+    @property
+    def set_aside(self) -> str:
+        """Sorted set: settlement that Redis refuses to the instant (epoch ms) at which its node set it aside."""
+        return f"{self.root}:set_aside"
 
     def index(self, name: str) -> str:
         """Sorted set: the ids of the jobs that ``model.index`` lists under this name, with their scores."""

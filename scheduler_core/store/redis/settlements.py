@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
 from scheduler_core.model.event import Event
-from scheduler_core.model.index import NOTHING, IndexWrite, failing_writes, index_writes
+from scheduler_core.model.index import NOTHING, IndexWrite, failing_writes, index_writes, index_writes_of_child
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.model.policies import Overlap
@@ -49,6 +49,7 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, kee
         or before is None
         or after is None
         or before.paused_at_ms != after.paused_at_ms
+        or before.unresolved is not after.unresolved
         or before.pending is not after.pending
         or before.failures is not after.failures
     )
@@ -57,6 +58,8 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, kee
         index = failing_writes(transition.records)
     if touched and claimed.id == job_id:
         index = (*index, *index_writes((job, before), (None if transition.remove else job, after)))
+    elif touched and transition.remove:
+        index = (*index, *index_writes_of_child(transition.records))
     return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms, index, claimed, transition)
 
 

@@ -9,6 +9,7 @@ from scheduler_core.base.config import TaskSettings
 from scheduler_core.store.catalogue import CatalogueStore
 from scheduler_core.store.history import Stored
 from scheduler_core.store.redis.account import Accounts
+from scheduler_core.store.redis.attention import RedisAttention
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.changes import Changes
 from scheduler_core.store.redis.claims import Claims
@@ -46,6 +47,9 @@ class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, 
 
     def health_store(self) -> RedisHealth:
         return RedisHealth(self)
+
+    def attention_store(self) -> RedisAttention:
+        return RedisAttention(self)
 
     def task_store(self, settings: TaskSettings | None = None) -> RedisTasks:
         return RedisTasks(self, settings)

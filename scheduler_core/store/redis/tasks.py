@@ -21,6 +21,7 @@ from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts.script import HistoryKeys, Item
 from scheduler_core.store.redis.scripts.task import (
     DELETE,
+    DISMISS,
     INSERT,
     PAGE,
     READ,
@@ -31,6 +32,7 @@ from scheduler_core.store.redis.scripts.task import (
     TAKE,
     DeleteArgs,
     DeleteItem,
+    DismissArgs,
     InsertArgs,
     InsertItem,
     PageArgs,
@@ -250,6 +252,26 @@ class RedisTasks:
         )
         answer: bytes = await self._shard.write(REVIVE, args)
         return answer.decode()
+
+    async def dismiss(self, stored: StoredTask, *, now_ms: int) -> str:
+        args = DismissArgs(task=_member(stored.number), expected=stored.raw, now=now_ms)
+        answer: bytes = await self._shard.write(DISMISS, args)
+        return answer.decode()
+
+    async def stale(self, numbers: Sequence[int]) -> list[StoredTask | None]:
+        members = [_member(number) for number in numbers]
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zmscore(self._keys.tasks("stale"), members)
+                pipe.zmscore(self._keys.tasks("dismissed"), members)
+                pipe.hmget(self._tasks, members)
+                settled, dismissed, documents = await pipe.execute()
+        return [
+            None
+            if at_ms is None or raw is None or is_dismissed is not None
+            else _stored("stale", number, int(at_ms), raw)
+            for number, at_ms, is_dismissed, raw in zip(numbers, settled, dismissed, documents, strict=True)
+        ]
 
     async def rules(self) -> TaskRules:
         with translated_faults():

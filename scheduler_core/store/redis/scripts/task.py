@@ -59,7 +59,7 @@ class SettleItem(NamedTuple):
 
 SETTLE = BatchScript(
     "task/settle",
-    keys=f"fresh failed running tasks delivered stale batch {RECORD_KEYS}",
+    keys=f"fresh failed running tasks delivered stale batch {RECORD_KEYS} dismissed",
     args=SettleArgs,
     item_keys=HistoryKeys,
     item=SettleItem,
@@ -125,7 +125,7 @@ class DeleteItem(NamedTuple):
 
 DELETE = BatchScript(
     "task/delete",
-    keys=f"fresh failed running tasks delivered stale {RECORD_KEYS}",
+    keys=f"fresh failed running tasks delivered stale {RECORD_KEYS} dismissed",
     args=DeleteArgs,
     item_keys=HistoryKeys,
     item=DeleteItem,
@@ -140,7 +140,7 @@ class ReviveArgs(NamedTuple):
     channel: Text
 
 
-REVIVE = Script("task/revive", keys="failed tasks stale", args=ReviveArgs)
+REVIVE = Script("task/revive", keys="failed tasks stale dismissed", args=ReviveArgs)
 
 
 class SettingsArgs(NamedTuple):
@@ -156,3 +156,12 @@ class SettingsArgs(NamedTuple):
 
 
 SETTINGS = Script("task/settings", keys="settings", args=SettingsArgs)
+
+
+class DismissArgs(NamedTuple):
+    task: Text
+    expected: Bytes
+    now: EpochMs
+
+
+DISMISS = Script("task/dismiss", keys="tasks stale dismissed", args=DismissArgs)

@@ -11,6 +11,7 @@
 --   5 delivered  sorted set: task -> instant (epoch ms) at which it was settled
 --   6 stale      sorted set: likewise
 --   7 to 14      keys of lib/record.lua
+--   15 dismissed  sorted set: stale task -> instant (epoch ms) at which it was dismissed
 --   then for the task
 --   * history    list
 --   * failures   list
@@ -29,6 +30,7 @@
 -- Cost: O(log(tasks)).
 
 local fresh, failed, running, tasks, delivered, stale = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local dismissed = KEYS[15]
 local member, expected = ARGV[4], ARGV[5]
 local book = open_book(7, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3])
 
@@ -38,10 +40,11 @@ if document ~= expected then return 'changed' end
 redis.call('HDEL', tasks, member)
 if redis.call('ZSCORE', running, member) then return 'running' end
 if redis.call('ZREM', failed, member) == 1 then
-  book.add(KEYS[15], KEYS[16], ARGV, 7, tonumber(ARGV[6]))
+  book.add(KEYS[16], KEYS[17], ARGV, 7, tonumber(ARGV[6]))
   book.flush()
 end
 redis.call('ZREM', fresh, member)
 redis.call('ZREM', delivered, member)
 redis.call('ZREM', stale, member)
+redis.call('ZREM', dismissed, member)
 return 'ok'

@@ -14,6 +14,7 @@
 --   6 stale      sorted set: likewise
 --   7 batch      hash: node, fence, token, out, ended
 --   8 to 15      keys of lib/record.lua
+--   16 dismissed  sorted set: stale task -> instant (epoch ms) at which it was dismissed
 --   then for each task
 --   * history    list: of the task
 --   * failures   list: of the task
@@ -43,7 +44,7 @@
 -- Cost: O(n × log(tasks)).
 
 local fresh, failed, running, tasks = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local delivered, stale, batch = KEYS[5], KEYS[6], KEYS[7]
+local delivered, stale, batch, dismissed = KEYS[5], KEYS[6], KEYS[7], KEYS[16]
 local now = ARGV[1]
 local HAS_FAILED, FIELDS, RECORD, TRIM = 1e15, 4, 6, 1000
 local book = open_book(8, tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8])
@@ -109,7 +110,7 @@ for set, list in pairs(scored) do
   if #list > 0 then redis.call('ZADD', set, unpack(list)) end
 end
 for _, i in ipairs(recorded) do
-  book.add(KEYS[14 + 2 * i], KEYS[15 + 2 * i], ARGV, places[i] + FIELDS, tonumber(ARGV[places[i] + 3]))
+  book.add(KEYS[15 + 2 * i], KEYS[16 + 2 * i], ARGV, places[i] + FIELDS, tonumber(ARGV[places[i] + 3]))
 end
 book.flush()
 
@@ -119,6 +120,7 @@ local function trim(set, keep)
   local oldest = redis.call('ZRANGE', set, 0, math.min(over, TRIM) - 1)
   redis.call('HDEL', tasks, unpack(oldest))
   redis.call('ZREM', set, unpack(oldest))
+  if set == stale then redis.call('ZREM', dismissed, unpack(oldest)) end
   return #oldest
 end
 trim(delivered, tonumber(ARGV[4]))
