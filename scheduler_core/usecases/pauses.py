@@ -57,7 +57,7 @@ class PauseService:
         changed = await self._on_all(pause_one, "paused")
         in_flight = await self._released()
         if changed:
-            log.info(ALL_PAUSED, by=by, detail=note, until=instant(until_ms))
+            log.info(ALL_PAUSED, detail=note, until=instant(until_ms))
         return msgspec.structs.replace(await self.view(), changed=changed, in_flight=in_flight)
 
     async def resume(self, *, by: str = "") -> PauseView:
@@ -68,7 +68,7 @@ class PauseService:
 
         changed = await self._on_all(resume_one, "resumed")
         if changed:
-            log.info(ALL_RESUMED, by=by)
+            log.info(ALL_RESUMED)
         return msgspec.structs.replace(await self.view(), changed=changed)
 
     async def view(self) -> PauseView:
