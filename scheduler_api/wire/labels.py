@@ -26,7 +26,6 @@ _LABELS_SCHEMA: dict[str, Any] = {
         },
         {"type": "null"},
     ],
-    "default": {},
 }
 LABEL_ROWS: tuple[tuple[str, Any, Any], ...] = (
     (
