@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -27,12 +27,14 @@ from scheduler_core.base.config import EngineSettings, TaskSettings
 from scheduler_core.base.errors import (
     InvalidInput,
     JobNotFound,
+    OutcomeUnknown,
     RunConflict,
     RunLost,
     RunNotFound,
     ScheduleNotFound,
     TaskNotFound,
     TaskNotStale,
+    VersionMismatch,
     WrongStatus,
 )
 from scheduler_core.base.metrics import Metrics
@@ -43,6 +45,7 @@ from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.pause import Pause, running_pause
 from scheduler_core.model.policies import Overlap
+from scheduler_core.model.transition import Transition
 from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.plan.fire_times import same_fire_times, trigger_of
@@ -50,7 +53,7 @@ from scheduler_core.plan.given import starts_now
 from scheduler_core.store.claim_keys import CHILD
 from scheduler_core.store.events import Position
 from scheduler_core.store.history import Bounds
-from scheduler_core.store.jobs import CompletedBounds, Retention, StoredJob
+from scheduler_core.store.jobs import Answer, CompletedBounds, Retention, StoredJob
 from scheduler_core.store.loop import Release
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.keys import CLAIMED, COMPLETED, IDLE, REMEMBERED
@@ -59,6 +62,7 @@ from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.store.shards import PerShard, Shards
 from scheduler_core.triggers.trigger import AtSpec, EverySpec, OnRequestSpec
 from scheduler_core.usecases.callbacks import CallbackService
+from scheduler_core.usecases.edits import edit_job
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.pauses import PauseService
 from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
@@ -91,6 +95,7 @@ REFUSALS = (
     ScheduleNotFound,
     TaskNotStale,
     TaskNotFound,
+    VersionMismatch,
     WrongStatus,
 )
 
@@ -102,6 +107,8 @@ triggers = st.one_of(
 """The instant of an ``at`` counts from the upsert."""
 nodes = st.integers(0, MOST_NODES - 1)
 picks = st.integers(0, 5)
+tags = st.sampled_from(["none", "none", "current", "stale"])
+"""Which ETag a client requires."""
 timings = st.sampled_from([Timing(10), Timing(7, 60), Timing(15)])
 
 
@@ -113,9 +120,27 @@ class ClientClock(ManualClock):
 
 
 class AskingStore(RedisStore):
-    """Passes requests to release jobs to the history instead of publishing them."""
+    """Passes requests to release jobs to the history instead of publishing them. Makes one change fail or race."""
 
     ask: Callable[[Release], Awaitable[None]]
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    """What another client does between the plan and the write of the next change."""
+    loses: Literal["request", "answer", ""] = ""
+    """What of the next change is lost."""
+
+    async def change(
+        self, job_id: str, stored: StoredJob, transition: Transition, *, answer: Answer | None = None
+    ) -> bool:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        loses, self.loses = self.loses, ""
+        if meanwhile is not None:
+            await meanwhile()
+        if loses == "request":
+            raise OutcomeUnknown("the request was lost")
+        done = await super().change(job_id, stored, transition, answer=answer)
+        if loses == "answer":
+            raise OutcomeUnknown("the answer was lost")
+        return done
 
     async def ask_to_release(self, claim_keys: Sequence[str], *, until_ms: int) -> None:
         await self.ask(Release(until_ms, tuple(claim_keys)))
@@ -134,6 +159,10 @@ class History(RuleBasedStateMachine):
         self.store.ask = self.release
         self.jobs = JobService(self.store, self.clock, self.metrics)
         self.pauses = PauseService(Shards.of_one(self.store), self.clock)
+        self.others_store = AskingStore(connect(url), retention=Retention(entries=1_000_000))
+        self.others_store.ask = self.release
+        self.others_jobs = JobService(self.others_store, self.clock, self.metrics)
+        """The service of another process."""
         self.callbacks = CallbackService(Shards.of_one(self.store), PerShard([self.jobs]))
         self.schedule_service = ScheduleService(Shards.of_one(self.store), self.clock, self.metrics)
         self.target_service = TargetService(Shards.of_one(self.store), self.clock, self.schedule_service)
@@ -169,6 +198,7 @@ class History(RuleBasedStateMachine):
         for node in self.nodes:
             self.run(node.crash())
         self.run(self.store.aclose())
+        self.run(self.others_store.aclose())
         self.run(self.client.aclose())
         self.runner.close()
 
@@ -251,6 +281,12 @@ class History(RuleBasedStateMachine):
             changed: bool = self.run(self.jobs.upsert(job, restart=restart))[1]
         except InvalidInput:
             return False
+        self.note_change(job, old)
+        return changed
+
+    def note_change(self, job: Job, old: Job | None) -> None:
+        """Note a definition that was accepted. ``old``: the one before."""
+        name = job.id
         self.sent[name] = job
         if job.policies.overlap is Overlap.ALLOW:
             self.overlapping.add(name)
@@ -258,7 +294,83 @@ class History(RuleBasedStateMachine):
         if new is not None and (old is None or not same_fire_times(old, new)):
             changed_at_ms = self.end_segment(name)
             self.segments[name].append(Segment(trigger_of(new), changed_at_ms - starts_now(new, changed_at_ms)))
-        return changed
+
+    def etags(self, name: str, tag: str) -> set[str] | None:
+        """Return the ETags that a client requires."""
+        stored = self.run(self.store.read(name)).snapshot.job
+        if tag == "none":
+            return None
+        return {"1-0"} if stored is None or tag == "stale" else {stored.etag}
+
+    @rule(
+        name=names,
+        what=st.sampled_from(["payload", "retry", "policies", "trigger"]),
+        kind=st.sampled_from(KINDS),
+        number=st.integers(0, 3),
+        tag=tags,
+        loses=st.sampled_from(["", "request", "answer"]),
+        races=st.booleans(),
+    )
+    def patch(self, name: str, what: str, kind: str, number: int, tag: str, loses: Any, races: bool) -> None:
+        """Change one field. The request or its answer is lost, and the client repeats it; or another one is faster."""
+        old = self.run(self.store.read(name)).snapshot.job
+        etags = self.etags(name, tag)
+        edited: list[Job] = []
+
+        async def edit(job: Job) -> Job:
+            policies = replace(make_policies(kind, number), delete_completed=job.policies.delete_completed)
+            fields: dict[str, dict[str, Any]] = {
+                "payload": {"payload": b"%d" % number},
+                "retry": {"retry_already_running": (None, 0, 3, 3)[number]},
+                "policies": {"policies": job.policies if kind == "runs" else policies},
+                "trigger": {"trigger": TRIGGERS[number]},
+            }
+            edited.append(replace(job, **fields[what]))
+            return edited[-1]
+
+        async def theirs(job: Job) -> Job:
+            return replace(job, payload=b"theirs %d" % self.clock.now)
+
+        async def overtake() -> None:
+            try:
+                won.append((await edit_job(self.others_jobs, name, theirs, if_match=etags))[1])
+            except REFUSALS:
+                won.append(False)
+
+        won: list[bool] = []
+        self.store.loses = "" if races else loses
+        self.store.meanwhile = overtake if races else None
+        error = self.error_of(edit_job(self.jobs, name, edit, if_match=etags))
+        self.store.loses, self.store.meanwhile = "", None
+        lost = isinstance(error, OutcomeUnknown)
+        between = self.run(self.store.read(name)).snapshot.job
+        if lost:
+            error = self.error_of(edit_job(self.jobs, name, edit, if_match=etags))
+        new = self.run(self.store.read(name)).snapshot.job
+        if old is None:
+            assert isinstance(error, JobNotFound)
+            return
+        if tag == "stale" or (any(won) and etags is not None):
+            assert isinstance(error, VersionMismatch), "two clients changed one version"
+        elif lost and loses == "answer" and between != old:
+            expected = JobNotFound if between is None else VersionMismatch if etags is not None else type(None)
+            assert isinstance(error, expected)
+            assert new == between, "a repeated patch changed something"
+        if new is not None:
+            assert new.version - old.version <= 1 + any(won)
+            assert not any(won) or what == "payload" or new.payload.startswith(b"theirs"), "a change was lost"
+        if edited and (lost or error is None):
+            self.note_change(edited[-1], old)
+        elif any(won) and new is not None:
+            self.note_change(new, old)
+
+    def error_of(self, operation: Any) -> Exception | None:
+        """Carry out an operation; return why it was refused or that it was lost, or None."""
+        try:
+            self.run(operation)
+        except (*REFUSALS, OutcomeUnknown) as error:
+            return error
+        return None
 
     @rule(name=names)
     def repeat(self, name: str) -> None:
@@ -295,14 +407,17 @@ class History(RuleBasedStateMachine):
             return True
         return False
 
-    @rule(name=names, what=st.sampled_from(["delete", "pause", "resume", "resume", "revive"]))
-    def change(self, name: str, what: str) -> None:
+    @rule(name=names, what=st.sampled_from(["delete", "pause", "resume", "resume", "revive"]), tag=tags)
+    def change(self, name: str, what: str, tag: str) -> None:
         if what == "revive":
             state = self.run(self.store.read(name)).snapshot.state or JobState()
             aside = [entry.run_id for entry in state.pending if entry.failed is not None]
             if aside:
                 self.run(self.jobs.revive_pending(name, aside[0]))
-        elif not self.refused(getattr(self.jobs, what)(name)) and what == "delete":
+            return
+        refused = self.refused(getattr(self.jobs, what)(name, if_match=self.etags(name, tag)))
+        assert refused or tag != "stale"
+        if what == "delete" and not refused:
             self.end_segment(name)
             self.sent.pop(name, None)
 
@@ -331,12 +446,16 @@ class History(RuleBasedStateMachine):
         payload=st.sampled_from([None, b"7"]),
         seconds=st.sampled_from([0, 3, 20, 120]),
         count=st.integers(0, 3),
+        tag=tags,
     )
-    def ask(self, name: str, what: str, force: bool, payload: bytes | None, seconds: int, count: int) -> None:
+    def ask(self, name: str, what: str, force: bool, payload: bytes | None, seconds: int, count: int, tag: str) -> None:
         now = self.clock.now
         if what == "run":
             not_before = now + seconds * 1_000 if count else None
-            self.refused(self.jobs.run_now(name, force=force, payload=payload, not_before_ms=not_before))
+            operation = self.jobs.run_now(
+                name, force=force, payload=payload, not_before_ms=not_before, if_match=self.etags(name, tag)
+            )
+            assert self.refused(operation) or tag != "stale"
         elif what == "backfill":
             self.refused(self.jobs.backfill(name, start_ms=now - seconds * 1_000, end_ms=now, limit=1 + count))
         else:

@@ -228,6 +228,11 @@ class Simulation:
         if old is not None and old.policies.overlap is Overlap.ALLOW:
             self.cancel_children()
 
+    def patch(self, field: str, other: Job) -> None:
+        """Change one field to that of another job."""
+        if self.main.job is not None:
+            self.upsert(replace(self.main.job, **{field: getattr(other, field)}))
+
     def change(self, one: Stored, plan: Callable[[], Transition | RunState | None]) -> bool:
         try:
             planned = plan()
@@ -770,6 +775,7 @@ STEPS = st.one_of(
     st.tuples(st.just("hold"), st.sampled_from(HoldReason), st.sampled_from([50, 5_000, 30_000]), UNITS),
     st.tuples(st.just("downtime"), st.sampled_from([0, 700, 1_500]), st.sampled_from([2_500, 31_000, 300_000])),
     st.tuples(st.just("upsert"), JOBS, st.booleans()),
+    st.tuples(st.just("patch"), st.sampled_from(["trigger", "policies", "payload", "retry_already_running"]), JOBS),
     st.tuples(st.just("delete")),
     st.tuples(st.just("pause"), st.sampled_from(["", "why"]), st.sampled_from([None, 5_000, 30_000, 61_000])),
     st.tuples(st.just("resume")),

@@ -14,8 +14,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from scheduler_core.base.errors import InvalidInput, JobNotFound, TargetInUse, TargetNotFound
+from scheduler_core.base.errors import InvalidInput, JobNotFound, TargetInUse, TargetNotFound, VersionMismatch
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.catalogue import Target
 from scheduler_core.model.job import Job
@@ -25,6 +26,7 @@ from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
+from scheduler_core.usecases.edits import edit_job
 from scheduler_core.usecases.job_targets import PINNED_MS, JobTargets
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.schedules import ScheduleService
@@ -81,8 +83,12 @@ class Process:
         """Make one random change, and perhaps die in it."""
         self.writes_left = self.chance.choice([1, 2, 3, 4, 1_000, 1_000, 1_000])
         job_id, name = self.chance.choice(JOBS), self.chance.choice(TARGETS)
-        with contextlib.suppress(Died, InvalidInput, JobNotFound, TargetInUse, TargetNotFound):
-            match self.chance.randrange(6):
+        with contextlib.suppress(Died, InvalidInput, JobNotFound, TargetInUse, TargetNotFound, VersionMismatch):
+            match self.chance.randrange(8):
+                case 6 | 7:
+                    seen = (await self.store.read(job_id)).snapshot.job
+                    etags = None if seen is None or self.chance.random() < 0.5 else {seen.etag}
+                    await edit_job(self.jobs, job_id, self.edit, if_match=etags)
                 case 0 | 1 | 2:
                     await self.jobs.upsert(await self.job(job_id, name))
                 case 3:
@@ -92,6 +98,12 @@ class Process:
                 case _:
                     target_id = await self.job_targets._catalogue.find_target(name)
                     await self.targets.delete(target_id or 0)
+
+    async def edit(self, stored: Job) -> Job:
+        """Change the trigger alone, or the target."""
+        if self.chance.random() < 0.5:
+            return replace(stored, trigger=CronSpec(self.chance.choice(["@daily", "@hourly", "@weekly"])))
+        return await self.job(stored.id, self.chance.choice(TARGETS))
 
     async def job(self, job_id: str, name: str) -> Job:
         target = await self.job_targets.find(name)
