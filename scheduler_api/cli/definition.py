@@ -141,7 +141,7 @@ def _shown(raw: msgspec.Raw | None) -> str:
     if raw is None or bytes(raw) == b"null":
         return "not set" if raw is None else "null"
     value = bytes(raw)
-    text = msgspec.json.decode(raw) if value.startswith(b'"') else value.decode()
+    text = msgspec.json.decode(raw) if value.startswith(b'"') and value != b'""' else value.decode()
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 

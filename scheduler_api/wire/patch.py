@@ -97,7 +97,7 @@ def _merged(name: str, stored: Raw | None, raw: Raw) -> Raw:
     merged: Fields = {} if stored is None else msgspec.json.decode(stored, type=Fields)
     for member, value in members.items():
         if name == "headers":  # their names are equal in any case
-            for same in [one for one in merged if one.lower() == member.lower()]:
+            for same in [one for one in merged if one != member and one.lower() == member.lower()]:
                 del merged[same]
         if bytes(value).strip() == _NULL:
             merged.pop(member, None)

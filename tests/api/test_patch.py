@@ -56,6 +56,11 @@ PATCHES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"headers": {"x-a": None}},
         {"headers": {"X-B": "2"}},
     ),
+    "a member that is stored already": (
+        {"headers": {"X-A": "1", "X-B": "2"}, "query": {"a": "1", "b": "2"}, "retry": {"attempts": 3, "factor": 2}},
+        {"headers": {"X-A": "1"}, "query": {"a": "1"}, "retry": {"attempts": 3}},
+        {},
+    ),
     "the last header": ({"headers": {"X-A": "1"}}, {"headers": {"X-A": None}}, {"headers": ...}),
     "all headers": ({"headers": {"X-A": "1"}}, {"headers": None}, {"headers": ...}),
     "headers that are new": ({}, {"headers": {"X-A": "1", "X-B": None}}, {"headers": {"X-A": "1"}}),
