@@ -10,6 +10,11 @@ from scheduler_api.cli.lazy import LazyGroup
 COMMANDS = {
     "list": ("scheduler_api.cli.job_views:list_jobs", "List jobs, ordered by id."),
     "get": ("scheduler_api.cli.job_views:get", "Show a job."),
+    "why": ("scheduler_api.cli.job_health:why", "Explain what a job waits for, and why."),
+    "health": (
+        "scheduler_api.cli.job_health:health",
+        "Show the health of a job; without an id, list the jobs that are not well.",
+    ),
     "runs": ("scheduler_api.cli.job_history:runs", "Show what happened at a job's fire times, newest first."),
     "account": (
         "scheduler_api.cli.job_history:account",

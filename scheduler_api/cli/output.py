@@ -12,10 +12,11 @@ import click
 
 MAX_COLUMN = 48
 
+ERRORS = ("FAILED", "TIMEOUT", "DNS_ERROR", "CONNECTION_ERROR")
 _COLOURS = {
     "green": ("active", "succeeded", "ok"),
-    "red": ("failed", "lost", "quarantined", "FAILED", "TIMEOUT", "DNS_ERROR", "CONNECTION_ERROR"),
-    "yellow": ("missed", "conflict", "superseded", "cancelled", "retrying", "paused"),
+    "red": ("failed", "lost", "quarantined", "failing", "stuck", "never_succeeded", *ERRORS),
+    "yellow": ("missed", "conflict", "superseded", "cancelled", "retrying", "paused", "late"),
     "cyan": ("running", "open", "taken"),
 }
 _COLOUR_OF = {word: colour for colour, words in _COLOURS.items() for word in words}
@@ -42,7 +43,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in [list(heads), *lines]) for column in range(len(heads))]
     head = "  ".join(name.ljust(width) for name, width in zip(heads, widths, strict=True)).rstrip()
     click.echo(click.style(head, bold=True) if colour else head)
-    painted = [name in {"STATE", "STATUS", "LAST RUN", "RESULT"} for name in heads]
+    painted = [name in {"STATE", "STATUS", "LAST RUN", "RESULT", "HEALTH"} for name in heads]
     for row in lines:
         cells = [
             paint(cell.ljust(width), cell.split(" ")[0]) if has_state else cell.ljust(width)

@@ -14,7 +14,7 @@ from scheduler_api.answers import DEFAULT_PAGE, MAX_PAGE, json_answer, next_link
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD, CURSOR, LIMIT, NEXT_PAGE, STORE_FAULTS
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
-from scheduler_api.wire.answers.jobs import JobPage, JobStatus, show_job
+from scheduler_api.wire.answers.jobs import HealthName, JobPage, JobStatus, show_job
 from scheduler_api.wire.fields import Instant
 from scheduler_api.wire.labels import MAX_LABELS
 from scheduler_api.wire.selection import MAX_TEXT, selection_of
@@ -33,6 +33,7 @@ LIST_PARAMETERS = (
     LABEL,
     Parameter("prefix", _Text, "Only ids that start with this text."),
     Parameter("status", JobStatus, "Only jobs with this status."),
+    Parameter("health", HealthName, "Only jobs with this health."),
     Parameter("target", _Text, "Only jobs that use the target with this name."),
     Parameter("q", _Text, "Only jobs with this text in id, description or URL, in upper or lower case."),
     Parameter("next_fire_before", Instant, "Only jobs whose next wake-up is before this."),
@@ -68,7 +69,15 @@ async def list_jobs(request: Request) -> Response:
     cursor = _read_cursor(params["cursor"]) if "cursor" in params else None
     context = context_of(request)
     async with context.store_slot():
-        page = await page_of_selected(context.shards, context.clock, selection, sort=sort, cursor=cursor, limit=limit)
+        page = await page_of_selected(
+            context.shards,
+            context.clock,
+            selection,
+            sort=sort,
+            cursor=cursor,
+            limit=limit,
+            rules=context.health_rules,
+        )
         views = await context.job_targets.named(await with_facts_of_lists(context.shards, page.jobs))
     following = None if page.cursor is None else _write_cursor(page.cursor)
     headers = None if following is None else next_link(request, {**params, "label": labels}, cursor=following)

@@ -9,11 +9,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from scheduler_api.wire.answers.jobs import JobStatus
+from scheduler_api.wire.answers.jobs import HealthName, JobStatus
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_api.wire.json_body import instant_of, nested, required
 from scheduler_api.wire.labels import MAX_LABELS, check_key
 from scheduler_core.base.errors import InvalidInput
+from scheduler_core.model.health import Health
 from scheduler_core.usecases.selection import Selection
 
 MAX_TEXT = 255
@@ -34,6 +35,7 @@ class Select(Described, forbid_unknown_fields=True):
     label: Maybe[Labels | str] = msgspec.UNSET
     prefix: Annotated[Maybe[str], Meta(description="The beginning of the id.")] = msgspec.UNSET
     status: Maybe[JobStatus] = msgspec.UNSET
+    health: Maybe[HealthName] = msgspec.UNSET
     target: Annotated[Maybe[str], Meta(description="The name of a target.")] = msgspec.UNSET
     q: Annotated[Maybe[str], Meta(description="Text in the id, the description or the URL.")] = msgspec.UNSET
     next_fire_before: Maybe[Instant] = msgspec.UNSET
@@ -43,7 +45,7 @@ class Select(Described, forbid_unknown_fields=True):
     EXAMPLES = ({"label": ["team:billing"], "status": "paused"}, {"all": True})
 
 
-TEXT_CONDITIONS = ("prefix", "status", "target", "q", "next_fire_before", "next_fire_after")
+TEXT_CONDITIONS = ("prefix", "status", "health", "target", "q", "next_fire_before", "next_fire_after")
 """The conditions that are one text each; ``label`` can be repeated."""
 _FIELDS = ("label", *TEXT_CONDITIONS, "all")
 
@@ -56,12 +58,16 @@ def selection_of(texts: Mapping[str, str], labels: Sequence[str], *, everything:
     status = texts.get("status")
     if status is not None and status not in list(JobStatus):
         raise InvalidInput(f"status must be one of {', '.join(JobStatus)}", field="status")
+    health = texts.get("health")
+    if health is not None and health not in list(Health):
+        raise InvalidInput(f"health must be one of {', '.join(Health)}", field="health")
     if len(labels) > MAX_LABELS:
         raise InvalidInput(f"label is given {len(labels)} times; at most {MAX_LABELS} are possible", field="label")
     return Selection(
         labels=tuple(_label_of(label) for label in labels),
         prefix=texts.get("prefix", ""),
         status=status,
+        health=health,
         target=texts.get("target"),
         q=texts.get("q", ""),
         next_fire_before_ms=_instant(texts, "next_fire_before"),

@@ -105,13 +105,24 @@ def health_of(
     if late_since_ms(state, lease, now_ms=now_ms, rules=rules, paused=paused) is not None:
         return Health.LATE
     found = failures_of(state) if failures is None else failures
-    last = state.last
-    succeeded = state.last_success_ms is not None or (found is not None and found.success_ms is not None)
-    if not succeeded and found is not None and (found.run_id or (last is not None and last.state in FAILED)):
+    if never_succeeded(state, found):
         return Health.NEVER_SUCCEEDED
     if found is not None and found.count:
         return Health.FAILING
-    return Health.OK if succeeded else Health.UNKNOWN
+    return Health.OK if _has_succeeded(state, found) else Health.UNKNOWN
+
+
+def never_succeeded(state: JobState, failures: Failures | None = None) -> bool:
+    """Return whether runs of the job have failed and none has succeeded, backfills and replays included.
+    ``failures``: those of the job; None: those of its state."""
+    found = failures_of(state) if failures is None else failures
+    if found is None or _has_succeeded(state, found):
+        return False
+    return bool(found.run_id) or (state.last is not None and state.last.state in FAILED)
+
+
+def _has_succeeded(state: JobState, failures: Failures | None) -> bool:
+    return state.last_success_ms is not None or (failures is not None and failures.success_ms is not None)
 
 
 def late_since_ms(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from scheduler_core.model.attention import attention_since_ms
-from scheduler_core.model.health import FAILED, counts, failures_of
+from scheduler_core.model.health import FAILED, counts, failures_of, never_succeeded
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap
@@ -78,7 +78,7 @@ def index_entries(job: Job | None, state: JobState | None) -> dict[str, int]:
         if requested:
             found[PENDING] = max(requested)
     failures = None if job.policies.overlap is Overlap.ALLOW else failures_of(state)
-    if failures is not None and failures.count:
+    if failures is not None and (failures.count or never_succeeded(state)):
         found[FAILING] = failures.count
     since_ms = attention_since_ms(state)
     if since_ms is not None:

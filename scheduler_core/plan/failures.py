@@ -46,8 +46,10 @@ def failures_after_failure(state: JobState, run: Run) -> Failures | None:
     return Failures(0, success_ms=success_ms)
 
 
-def failures_after_success(failures: Failures, run: Run) -> Failures:
+def failures_after_success(failures: Failures, run: Run) -> Failures | None:
     """Return the failures of a job after a run that succeeded. A backfill and a replay do not clear the count."""
+    if not failures.run_id:
+        return None  # none has failed, and ``JobState.last`` has the latest success
     if not failures.count or not counts(run.reason):
         return failures
     return replace(failures, count=0, since_ms=None)

@@ -22,6 +22,8 @@ class Kind(StrEnum):
     WAITING = "waiting"
     """The jobs with a run that waits for a retry or a callback, and those that are due at ``high_ms``: a run may be
     open in their state whose node has died."""
+    UNSETTLED = "unsettled"
+    """The jobs that a node holds, and those with a run that waits for a retry or a callback."""
     COMPLETED = "completed"
     QUARANTINED = "quarantined"
     WAKE = "wake"

@@ -14,13 +14,15 @@ import msgspec
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.model.index import PAUSED, label_index, target_index
+from scheduler_core.model.health import DEFAULT_RULES, Health, HealthRules
+from scheduler_core.model.index import FAILING, PAUSED, label_index, target_index
 from scheduler_core.model.job import Job
 from scheduler_core.model.kept_secrets import mask_password
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.transition import next_wake_ms
 from scheduler_core.store.find import Kind, Source
 from scheduler_core.store.shards import Shards, ShardStore
+from scheduler_core.usecases.job_health import with_facts_of_lists
 from scheduler_core.usecases.job_orders import BATCH, Batch, JobOrders, Sort
 from scheduler_core.usecases.job_reads import JobView, exists, view_of
 
@@ -29,6 +31,8 @@ EXAMINED = 2_000
 FIRST_READ = 16
 PAGE_BYTES = 8 << 20
 """A page reads at most this many bytes of payloads, even if it does not show them. With large payloads it is short."""
+HELD_BACK_MS = 3_600_000
+"""A late job that is held back wakes at its next try, which is closer than this."""
 FAR_MS = 10**15 - 1
 """Later than every wake-up."""
 _INDEXED = (Kind.INDEX, Kind.QUARANTINED)
@@ -80,8 +84,9 @@ async def page_of_selected(
     sort: str = Sort.ID,
     cursor: str | None = None,
     limit: int = 100,
+    rules: HealthRules = DEFAULT_RULES,
 ) -> SelectedPage:
-    """Return the next jobs after ``cursor`` that match.
+    """Return the next jobs after ``cursor`` that match. ``rules``: those of health, if it is selected.
 
     Raises InvalidInput for an unknown target, a cursor of another order, and an order that is not possible with these
     conditions.
@@ -92,7 +97,7 @@ async def page_of_selected(
             f"{len(selection.indexed)} ({', '.join(selection.indexed)}): leave out all but one, or sort by id",
             field="sort",
         )
-    conditions = Conditions(selection, await _target_id(shards, selection), clock.now_ms())
+    conditions = Conditions(selection, await _target_id(shards, selection), clock.now_ms(), rules)
     source, entries = await _smallest(shards, conditions, sort)
     is_filtered = not selection.is_empty
     batches = JobOrders(shards, source, entries).batches(
@@ -105,6 +110,9 @@ async def page_of_selected(
         at = 0
         while at < len(batch.ids):
             views = await _read(shards, batch, at, read_at_once, conditions.now_ms)
+            if selection.health is not None:
+                facts = iter(await with_facts_of_lists(shards, [view for view in views if view is not None]))
+                views = [None if view is None else next(facts) for view in views]
             for place, view in enumerate(views, at):
                 examined += 1
                 if view is None:
@@ -146,8 +154,11 @@ async def _read(shards: Shards[ShardStore], batch: Batch, first: int, count: int
 class Conditions:
     """A selection at one moment: which jobs match, and which sources contain them all."""
 
-    def __init__(self, selection: Selection, target_id: int | None, now_ms: int) -> None:
+    def __init__(
+        self, selection: Selection, target_id: int | None, now_ms: int, rules: HealthRules = DEFAULT_RULES
+    ) -> None:
         self._wanted = selection
+        self._rules = rules
         self._target_id = target_id
         self._text = selection.q.casefold()
         self.now_ms = now_ms
@@ -164,6 +175,8 @@ class Conditions:
         if self._target_id is not None and (job is None or job.target_id != self._target_id):
             return False
         if self._text and self._text not in _text_of(view):
+            return False
+        if wanted.health is not None and view.health(self._rules) != wanted.health:
             return False
         return self._wakes_in_time(view)
 
@@ -189,6 +202,12 @@ class Conditions:
             found.append(Source(Kind.WAITING, prefix=wanted.prefix, high_ms=self.now_ms))
         elif wanted.status in ("running", "completed", "quarantined"):
             found.append(Source(Kind(wanted.status), prefix=wanted.prefix))
+        if wanted.health in (Health.FAILING, Health.NEVER_SUCCEEDED):
+            found.append(Source(Kind.INDEX, FAILING, prefix=wanted.prefix))
+        elif wanted.health == Health.STUCK:
+            found.append(Source(Kind.UNSETTLED, prefix=wanted.prefix))
+        elif wanted.health == Health.LATE:
+            found.append(Source(Kind.WAKE, prefix=wanted.prefix, high_ms=self.now_ms + HELD_BACK_MS))
         if wanted.next_fire_before_ms is not None or wanted.next_fire_after_ms is not None:
             before_ms = FAR_MS if wanted.next_fire_before_ms is None else wanted.next_fire_before_ms
             found.append(

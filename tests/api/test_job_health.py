@@ -14,7 +14,7 @@ from scheduler_api.context import Context
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.health import HealthRules
-from scheduler_core.model.job_state import Failures, LastRun
+from scheduler_core.model.job_state import Failures, HeldBack, HoldReason, LastRun
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import RunState
@@ -244,3 +244,51 @@ async def test_an_open_run_that_was_overtaken_before_an_attempt_is_superseded(
     runs = (await shown(client, path="/runs"))["runs"]
     assert [(run["state"], run["ended_by"]) for run in runs] == [("succeeded", None), ("superseded", "next_fire_time")]
     assert (await shown(client))["consecutive_failures"] == 0
+
+
+async def test_jobs_are_listed_by_health(client: httpx.AsyncClient, setup: Setup) -> None:
+    well = make_state(1_000, last_success_ms=at(-20))
+    failures = Failures(2, at(-9), "R", at(-1), "why")
+    taken = make_run(0, state=RunState.TAKEN, taken_at_ms=at(-700), retry_at_ms=at(9_000))
+    held = HeldBack(HoldReason.RATE, at(-90), at(50), "http://h")
+    states = {
+        "ok": well,
+        "unknown": make_state(1_000),
+        "failing": replace(well, failures=failures),
+        "never_succeeded": replace(well, last_success_ms=None, failures=failures),
+        "late": replace(well, next_fire_ms=at(-40)),
+        "late, held back": replace(well, next_fire_ms=at(-40), held_back=held),
+        "stuck": replace(well, next_fire_ms=None, open=taken),
+    }
+    for job_id, state in states.items():
+        await put(setup.redis, make_job(job_id), state)
+        if state.failures is not None:
+            await setup.redis.zadd(setup.store.keys.index("failing"), {job_id: 2})
+    await setup.redis.zadd(setup.store.keys.retrying, {"stuck": at(-700)})
+    await setup.store.find_store().mark_indexed()
+
+    async def listed(health: str, **params: str) -> list[str]:
+        answer = await client.get("/jobs", params={"health": health, **params})
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        assert all(job["health"] == health for job in page["jobs"])
+        return [job["id"] for job in page["jobs"]]
+
+    assert await listed("late") == ["late", "late, held back"]
+    assert await listed("late", prefix="late,") == ["late, held back"]
+    for health in ("ok", "unknown", "failing", "never_succeeded", "stuck"):
+        assert await listed(health) == [health]
+    assert await listed("failing", sort="-consecutive_failures") == ["failing"]
+    refused = await client.get("/jobs?health=ill")
+    assert (refused.status_code, refused.json()["field"]) == (400, "health")
+    assert (await client.get("/jobs?health=failing")).json()["examined"] == 2, "the index has only the failing jobs"
+
+
+async def test_jobs_whose_runs_overlap_are_listed_by_health(client: httpx.AsyncClient, setup: Setup) -> None:
+    policies = Policies(overlap=Overlap.ALLOW, max_concurrent=2)
+    await put(setup.redis, make_job("a", policies=policies), make_state(0))
+    await setup.store.find_store().mark_indexed()
+    await setup.fire(200, 500)
+    assert [job["id"] for job in (await client.get("/jobs?health=failing")).json()["jobs"]] == ["a"]
+    await setup.fire(200)
+    assert (await client.get("/jobs?health=failing")).json()["jobs"] == []

@@ -18,8 +18,10 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import AlreadyReplayed, AlreadySucceeded, DefinitionChanged, InvalidInput, RunConflict
 from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.health import Health, failures_of, health_of, last_success_ms
+from scheduler_core.model.index import FAILING, index_entries
 from scheduler_core.model.job import Job
-from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Pending, Snapshot
+from scheduler_core.model.job_state import Failures, HeldBack, HoldReason, JobState, Pending, Snapshot
 from scheduler_core.model.lease import SUSPECT_LOSSES, Lease, LostCause, LostClaim
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.pause import Pause, running_pause
@@ -118,6 +120,51 @@ class Stored(msgspec.Struct, eq=False):
         return Snapshot(self.job, self.state, self.lease, self.pauses)
 
 
+class HealthModel:
+    """Counts the failures of the job by the runs that it records, without looking at its state."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.since_ms: int | None = None
+        self.failed: str | None = None
+        self.success_ms: int | None = None
+        self.any_failed = False
+        self.known = True
+        """Whether the job is the first one under its id: a run of an earlier job does not count."""
+
+    def end(self, run: Run) -> None:
+        again = run.reason in (Reason.BACKFILL, Reason.REPLAY)
+        if run.state is RunState.SUCCEEDED:
+            self.success_ms = run.ended_at_ms
+            if not again:
+                self.count, self.since_ms = 0, None
+        elif run.state in (RunState.FAILED, RunState.LOST, RunState.CONFLICT):
+            self.any_failed = True
+            if not again:
+                self.count, self.failed = self.count + 1, run.id
+                self.since_ms = run.ended_at_ms if self.since_ms is None else self.since_ms
+
+    def check(self, job: Job, state: JobState) -> None:
+        if not self.known:
+            return
+        failures = failures_of(state) or Failures(0)
+        assert (failures.count, failures.since_ms) == (self.count, self.since_ms)
+        assert (failures.run_id or None) == self.failed
+        assert last_success_ms(state) == self.success_ms
+        waits = replace(state, next_fire_ms=None, pending=(), replays=(), open=None, pause=None)
+        expected = Health.OK if self.success_ms is not None else Health.UNKNOWN
+        if self.count:
+            expected = Health.FAILING if self.success_ms is not None else Health.NEVER_SUCCEEDED
+        elif self.success_ms is None and self.any_failed:
+            # Only a backfill failed. A run that was cancelled since then hides it.
+            assert health_of(job, waits, None, now_ms=0) in (Health.NEVER_SUCCEEDED, Health.UNKNOWN)
+            return
+        assert health_of(job, waits, None, now_ms=0) is expected
+        entries = index_entries(job, state)
+        if job.policies.overlap is not Overlap.ALLOW:
+            assert entries.get(FAILING, 0) == self.count
+
+
 class Simulation:
     """Simulate the store and the nodes for one job id, and collect its records."""
 
@@ -135,6 +182,7 @@ class Simulation:
         self.segments: list[Segment] = []
         self.claims: dict[int, str] = {}
         self.runs_requested = 0
+        self.health = HealthModel()
         self.replays: dict[str, str] = {}
         """The original of each replay."""
         self.forced: set[str] = set()
@@ -151,6 +199,11 @@ class Simulation:
             self.decided(planned)  # by a change for which its node has not released it
         one.generation += 1
         self.records += transition.records
+        if one is self.main:
+            for record in transition.records:
+                if isinstance(record, Run):
+                    self.health.end(record)
+            self.health.known = self.health.known and not transition.remove
         if transition.revoke:
             one.held = one.ahead = one.lease = None  # a late result is refused
         if transition.mark is not None:
@@ -699,6 +752,8 @@ class Simulation:
         for one in self.children:
             if one.state is not None and one.state.open is not None:
                 open_runs.append(one.state.open)
+        if main.job is not None and main.state is not None:
+            self.health.check(main.job, main.state)
         check_account(self.segments, records, open_runs, position)
         check_replays(self.replays, self.forced, records, open_runs, position)
         assert len(position.pending) <= 101 + 1

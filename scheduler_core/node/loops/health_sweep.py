@@ -16,6 +16,7 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.events import JOBS_HEALTH_CHANGED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.health import LATE_AFTER_MS, LEASE_MARGIN_MS, STUCK_AFTER_MS, Health, HealthRules
+from scheduler_core.model.index import FAILING, index_entries
 from scheduler_core.node.loops.service import Service
 from scheduler_core.store.claim_keys import CHILD, job_of_claim_key
 from scheduler_core.store.health import Bounds, Source
@@ -156,8 +157,7 @@ class HealthSweeper(Service):
         gone: list[str] = []
         for job_id in job_ids:
             view = views.get(job_id)
-            failures = None if view is None else view.failures
-            if view is None or (not overlaps(view) and (failures is None or not failures.count)):
+            if view is None or (not overlaps(view) and FAILING not in index_entries(view.job, view.state)):
                 gone.append(job_id)
                 continue
             health = view.health(self._rules)

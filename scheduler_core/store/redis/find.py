@@ -199,6 +199,8 @@ class RedisFinder:
             return [(k.index(source.name), EVERY)]
         if source.kind is Kind.WAITING:
             return [(k.retrying, EVERY), (k.due, (0, min(source.high_ms, NEVER_MS)))]
+        if source.kind is Kind.UNSETTLED:
+            return [(k.retrying, EVERY), (k.due, _CLAIMED)]
         if source.kind is Kind.QUARANTINED:
             return [(k.due, (scores.QUARANTINED, "+inf")), (k.index(UNREADABLE), EVERY)]
         if source.kind is Kind.COMPLETED:

@@ -48,7 +48,7 @@ class RedisHealth:
             Source.DUE: (k.due, 0, bounds.due_ms),
             Source.CLAIMED: (k.due, scores.CLAIMED, scores.CLAIMED + bounds.claimed_ms),
             Source.WAITING: (k.retrying, 0, bounds.waiting_ms),
-            Source.FAILING: (k.index(FAILING), 1, "+inf"),
+            Source.FAILING: (k.index(FAILING), "-inf", "+inf"),
             Source.LATE: (k.index(Health.LATE), "-inf", "+inf"),
             Source.STUCK: (k.index(Health.STUCK), "-inf", "+inf"),
         }
