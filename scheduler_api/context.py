@@ -25,6 +25,7 @@ from scheduler_core.usecases.events import EventFeed
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.job_targets import JobTargets
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.operations import OperationService
 from scheduler_core.usecases.pauses import PauseService
 from scheduler_core.usecases.replay import ReplayService
 from scheduler_core.usecases.schedules import ScheduleService
@@ -118,6 +119,7 @@ class Context:
         self.cancels = CancelService(self.shards, self.job_services, self.history)
         self.events = EventFeed(self.shards, clock, metrics, show=show_notice, most=settings.events_max_listeners)
         self.replays = ReplayService(self.job_services, self.history)
+        self.operations = OperationService(self.shards, self.job_services, self.history, clock)
         self._probing = asyncio.Lock()
         self._probed_at: float | None = None
         self._write_faults: list[str] = []

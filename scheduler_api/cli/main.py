@@ -43,6 +43,10 @@ COMMANDS = {
         "scheduler_api.cli.attention:attention",
         "List what needs a person, the worst first, with the command that resolves it.",
     ),
+    "operations": (
+        "scheduler_api.cli.operations:operations",
+        "Show, follow and cancel operations on many jobs or runs.",
+    ),
     "completion": ("scheduler_api.cli.completion:completion", "Print the completion script of a shell."),
 }
 

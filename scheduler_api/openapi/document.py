@@ -26,6 +26,7 @@ TAGS = {
     "Callbacks": "What a runner sends about a run that it completes later. The run's token authorizes it.",
     "Targets": "Named requests that schedules share.",
     "Schedules": "Calls of a target at a fixed interval.",
+    "Many jobs and runs": "Verbs on all jobs or runs of a selection, as operations in the background if they are long.",
     "One-off tasks": "Single calls at a given time, and their settings.",
     "Pause of everything": "Hold all jobs, schedules and one-off tasks, and release them.",
     "Monitoring": "For probes, dashboards and Prometheus.",

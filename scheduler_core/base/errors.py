@@ -9,6 +9,9 @@
     ├── RunConflict             the job has a run that is not settled
     │   └── TooManyReplays      too many replays of the job are not settled
     ├── KeyReused               the Idempotency-Key was used with another request before
+    ├── OperationNotFound
+    ├── OperationEnded          the operation has ended, so it cannot be cancelled
+    ├── TooManyOperations       too many operations are open
     ├── TaskNotFound
     ├── TaskNotStale            only a stale one-off task can be revived
     ├── RunNotFound
@@ -247,6 +250,33 @@ class WrongStatus(CronpostError):
     """The schedule's status does not allow this operation."""
 
     code = "wrong_status"
+
+
+class OperationNotFound(CronpostError):
+    """No operation has this id, or it ended more than a day ago."""
+
+    code = "operation_not_found"
+
+    def __init__(self, operation_id: str) -> None:
+        super().__init__(f"no operation with id {operation_id[:100]!r}; an operation is kept for a day after its end")
+
+
+class OperationEnded(CronpostError):
+    """The operation has ended, so it cannot be cancelled."""
+
+    code = "operation_ended"
+
+    def __init__(self, operation_id: str, state: str) -> None:
+        super().__init__(f"the operation {operation_id} has ended: {state}")
+
+
+class TooManyOperations(CronpostError):
+    """Too many operations are open."""
+
+    code = "too_many_operations"
+
+    def __init__(self) -> None:
+        super().__init__("too many operations are open; wait for their end, or cancel some: GET /operations lists them")
 
 
 class TaskNotFound(CronpostError):

@@ -119,6 +119,15 @@ JOBS_TRIMMED: Final = "completed jobs removed"
 RUNS_TRIMMED: Final = "runs trimmed"
 """Records of settled runs were removed, by age, number or bytes; the totals stay."""
 
+# Operations.
+OPERATION_STARTED: Final = "operation started"
+OPERATION_TAKEN: Final = "operation taken"
+"""A node carries an operation from now on."""
+OPERATION_ENDED: Final = "operation ended"
+OPERATION_CANCELLED: Final = "operation cancelled"
+OPERATION_ERROR: Final = "operation failed for a job"
+"""An unexpected error; the operation continues with the next job."""
+
 # One-off tasks.
 TASKS_STORED: Final = "tasks stored"
 TASK_DELETED: Final = "task deleted"

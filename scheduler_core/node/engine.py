@@ -13,6 +13,7 @@ from scheduler_core.delivery.base import Deliverer
 from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
 from scheduler_core.node.loops.heartbeat import ClockSync
+from scheduler_core.node.loops.operations import OperationCarrier
 from scheduler_core.node.loops.order import Order
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.loops.task_batches import TaskBatcher, TaskWakeupSubscriber
@@ -63,7 +64,13 @@ class Engine:
         )
         self._task_wakeups = TaskWakeupSubscriber(task_store, self._task_batcher, clock, metrics)
         self._catalogue_sweeper = CatalogueSweeper(shards, clock, metrics)
-        self._of_all: tuple[Service, ...] = (self._task_batcher, self._task_wakeups, self._catalogue_sweeper)
+        self._operation_carrier = OperationCarrier(self.node, shards, clock, metrics)
+        self._of_all: tuple[Service, ...] = (
+            self._task_batcher,
+            self._task_wakeups,
+            self._catalogue_sweeper,
+            self._operation_carrier,
+        )
         for service in self._of_all:
             service.shard = first.number if len(shards) > 1 else None
         self._starting: asyncio.Task[None] | None = None
@@ -122,6 +129,7 @@ class Engine:
         await asyncio.gather(*(shard.stop_claiming() for shard in shards))
         await self._task_wakeups.stop()
         await self._catalogue_sweeper.stop()
+        await self._operation_carrier.stop()
         task_batches = asyncio.create_task(self._task_batcher.finish(grace_seconds=grace, settle_seconds=FLUSH_SECONDS))
         await self.node.slots.drain(self.node.clock, grace)
         left = list(self.node.in_flight)

@@ -38,6 +38,7 @@ from scheduler_core.plan.change import (
 )
 from scheduler_core.plan.fire_times import same_fire_times
 from scheduler_core.plan.given import check_fires, completed_trigger
+from scheduler_core.plan.labels import LabelChanges, plan_labels
 from scheduler_core.plan.on_demand import Skipped, plan_backfill, plan_replace_pending, plan_revive, plan_run_now
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.history import Stored, mark_of
@@ -55,7 +56,7 @@ from scheduler_core.usecases.job_reads import (
 )
 from scheduler_core.usecases.job_targets import JobTargets, check_in_time
 from scheduler_core.usecases.release import Plan, ReleaseWait, plan_as_of, plan_released
-from scheduler_core.usecases.repeats import Repeated, RunNow
+from scheduler_core.usecases.repeats import ANSWERS_KEPT_MS, Repeated, RunNow
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -198,6 +199,20 @@ class JobService(JobReader):
             log.info(JOB_RESUMED, job_id=job_id)
         return view
 
+    async def relabel(self, job_id: str, changes: LabelChanges) -> bool:
+        """Change labels of the job, also of a schedule's; returns whether any changed. Raises JobNotFound and
+        InvalidInput."""
+
+        def plan(stored: StoredJob, now_ms: int) -> Transition | None:
+            return plan_labels(
+                stored.snapshot, changes, now_ms=now_ms, downtimes=stored.downtimes, store_id=stored.store_id
+            )
+
+        view, changed = await self._change_existing(job_id, plan)
+        if changed:
+            log.info(JOB_UPSERTED, job_id=job_id, version=view.job.version if view.job else None)
+        return changed
+
     async def run_now(
         self,
         job_id: str,
@@ -207,12 +222,13 @@ class JobService(JobReader):
         not_before_ms: int | None = None,
         key: str | None = None,
         if_match: IfMatch | None = None,
+        answer_kept_ms: int = ANSWERS_KEPT_MS,
     ) -> RunNow:
         """Request a run, at once or not before an instant. ``force``: queue it behind a run that is not settled.
 
         Without payload and instant, a pending entry goes first, and the job's minimum interval applies. With ``key``, a
-        repetition of the request within a day returns the first result, whatever the job's version is then. Raises
-        JobNotFound, RunConflict and KeyReused.
+        repetition of the request within ``answer_kept_ms`` returns the first result, whatever the job's version is
+        then. Raises JobNotFound, RunConflict and KeyReused.
         """
         bare = payload is None and not_before_ms is None
         answer = RunNow()
@@ -244,7 +260,7 @@ class JobService(JobReader):
 
         if key is not None:
             request = f"{force} {not_before_ms} ".encode() + (b"-" if payload is None else payload)
-            repeated = Repeated(job_id, key, request=request)
+            repeated = Repeated(job_id, key, request=request, kept_ms=answer_kept_ms)
             return await self._once(job_id, repeated, self.checked(job_id, plan, if_match), lambda: answer)
         await self._change_existing(job_id, plan, if_match)
         return answer

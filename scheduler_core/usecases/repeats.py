@@ -39,10 +39,12 @@ class Repeated:
     new try.
     """
 
-    def __init__(self, *scope: str, request: bytes) -> None:
-        """``scope``: what the key is unique in, and the key. ``request``: all that must be the same in a repetition."""
+    def __init__(self, *scope: str, request: bytes, kept_ms: int = ANSWERS_KEPT_MS) -> None:
+        """``scope``: what the key is unique in, and the key. ``request``: all that must be the same in a repetition.
+        ``kept_ms``: how long the answer is stored."""
         self._name = hashlib.sha256("\0".join(scope).encode()).hexdigest()[:32]
         self._digest = hashlib.sha256(request).digest()
+        self._kept_ms = kept_ms
 
     async def stored(self, store: JobStore, *, now_ms: int) -> RunNow | None:
         """Return the answer to an earlier request with the key. Raises KeyReused if that was another request."""
@@ -59,6 +61,5 @@ class Repeated:
 
     def answer(self, answer: RunNow, *, now_ms: int) -> Answer:
         """Return what the step of the request stores."""
-        return Answer(
-            self._name, _encoder.encode(_StoredAnswer(self._digest, answer)), now_ms, now_ms + ANSWERS_KEPT_MS
-        )
+        content = _encoder.encode(_StoredAnswer(self._digest, answer))
+        return Answer(self._name, content, now_ms, now_ms + self._kept_ms)

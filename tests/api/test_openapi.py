@@ -137,6 +137,8 @@ def test_neither_an_answer_nor_a_partial_change_has_a_default() -> None:
         for node in nodes(operation.get("requestBody", {}))
         if "$ref" in node
     }
+    for name in list(bodies):  # and what is inside them
+        bodies |= {node["$ref"].rpartition("/")[2] for node in nodes(SCHEMAS[name]) if "$ref" in node}
     changes = {"JobPatch", "TargetChange", "ScheduleChange", "TaskSettingsChange"}
     assert changes < bodies
     for name in {*SCHEMAS} - bodies | changes:

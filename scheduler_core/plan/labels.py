@@ -1,0 +1,46 @@
+"""Decides about the labels of a job when they are changed alone, such as those of many jobs together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.job import Job
+from scheduler_core.model.job_state import Snapshot
+from scheduler_core.model.transition import Transition
+from scheduler_core.plan.in_flight import write_in_flight
+
+LabelChanges = Mapping[str, str | None]
+"""Label keys to their new values; None removes the label."""
+
+MAX_LABELS = 32
+
+
+def with_labels(job: Job, changes: LabelChanges) -> dict[str, str]:
+    """Return the labels of a job after ``changes``. Raises InvalidInput if there are too many."""
+    labels = job.labels | {key: value for key, value in changes.items() if value is not None}
+    labels = {key: labels[key] for key in sorted(labels) if changes.get(key, "") is not None}
+    if len(labels) > MAX_LABELS and len(labels) > len(job.labels):
+        raise InvalidInput(f"the job would have {len(labels)} labels; at most {MAX_LABELS} are allowed", field="labels")
+    return labels
+
+
+def plan_labels(
+    snapshot: Snapshot, changes: LabelChanges, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str
+) -> Transition | None:
+    """Change labels. None: the job has these labels already.
+
+    No run depends on a label: unlike after an upsert, runs in flight and waiting retries continue. Raises InvalidInput
+    if the job would have too many labels.
+    """
+    job, state = snapshot.job, snapshot.state
+    if job is None or state is None:
+        return None
+    labels = with_labels(job, changes)
+    if labels == job.labels:
+        return None
+    state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
+    return Transition(state, records, job=replace(job, labels=labels, version=job.version + 1, updated_at_ms=now_ms))
