@@ -267,3 +267,25 @@ def test_a_run_that_its_runner_took_can_be_cancelled(cli_server_with_node: tuple
     assert cancelled.stdout.startswith(f"run {run_id} of a cancelled")
     until(lambda: jobs(server, "runs", "a"), " cancelled ")
     assert runs(server, "cancel", "nobody").exit_code == 3
+
+
+def test_a_run_that_failed_can_be_run_again(cli_server_with_node: tuple[str, Runner]) -> None:
+    server, runner = cli_server_with_node
+    runner.answers = [(500, b"no")]
+    assert jobs(server, "put", "a", *PUT).exit_code == 0
+    assert jobs(server, "run", "a").exit_code == 0
+    until(lambda: runs(server, "list"), " failed ")
+    run_id = runner.header("Idempotency-Key")
+    again = runs(server, "retry", run_id)
+    assert again.exit_code == 0, again.stderr
+    new_id = again.stdout.split()[1]
+    assert again.stdout.startswith(f"run {new_id} runs ")
+    until(lambda: runs(server, "list", "--reason", "replay"), " succeeded ")
+    assert f"replay_of                  {run_id}\n" in runs(server, "get", new_id).stdout
+    assert f"replayed_by                {new_id}\n" in runs(server, "get", run_id).stdout
+    refused = runs(server, "retry", run_id)
+    assert (refused.exit_code, "use force" in refused.stderr) == (4, True)
+    assert jobs(server, "update", "a", "--payload", "2").exit_code == 0
+    changed = runs(server, "retry", run_id, "--force")
+    assert (changed.exit_code, "definition" in changed.stderr) == (4, True)
+    assert json.loads(runs(server, "retry", run_id, "--force", "--current", "--json").stdout)["replay_of"] == run_id

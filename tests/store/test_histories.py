@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -25,8 +25,13 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.config import EngineSettings, TaskSettings
 from scheduler_core.base.errors import (
+    AlreadyReplayed,
+    AlreadySettled,
+    AlreadySucceeded,
+    DefinitionChanged,
     InvalidInput,
     JobNotFound,
+    KeyReused,
     OutcomeUnknown,
     RunConflict,
     RunLost,
@@ -45,6 +50,7 @@ from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.pause import Pause, running_pause
 from scheduler_core.model.policies import Overlap
+from scheduler_core.model.run import Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
@@ -62,16 +68,19 @@ from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.store.shards import PerShard, Shards
 from scheduler_core.triggers.trigger import AtSpec, EverySpec, OnRequestSpec
 from scheduler_core.usecases.callbacks import CallbackService
+from scheduler_core.usecases.cancel import Cancelled, CancelService
 from scheduler_core.usecases.edits import edit_job
+from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.pauses import PauseService
+from scheduler_core.usecases.replay import Replayed, ReplayService
 from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
 from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.examples import examples
 from tests.support.factories import make_job
 from tests.support.manual_clock import ManualClock
-from tests.support.model import Segment, check_account
+from tests.support.model import Segment, check_account, check_replays
 from tests.support.nodes import OpenRequest
 from tests.support.stores import KEYS, check_keys, dump, index_of, scanned_index
 from tests.support.task_nodes import SteppedTaskNode, make_task, task_sets
@@ -87,8 +96,13 @@ SPARING = EngineSettings(
 )
 """Settings of every second node: it holds back most of what it claims, because of limits."""
 REFUSALS = (
+    AlreadyReplayed,
+    AlreadySettled,
+    AlreadySucceeded,
+    DefinitionChanged,
     InvalidInput,
     JobNotFound,
+    KeyReused,
     RunConflict,
     RunLost,
     RunNotFound,
@@ -109,7 +123,11 @@ nodes = st.integers(0, MOST_NODES - 1)
 picks = st.integers(0, 5)
 tags = st.sampled_from(["none", "none", "current", "stale"])
 """Which ETag a client requires."""
+lost = st.sampled_from(["", "", "request", "answer"])
 timings = st.sampled_from([Timing(10), Timing(7, 60), Timing(15)])
+
+Loss = Literal["request", "answer", ""]
+"""What of a change is lost."""
 
 
 class ClientClock(ManualClock):
@@ -120,12 +138,13 @@ class ClientClock(ManualClock):
 
 
 class AskingStore(RedisStore):
-    """Passes requests to release jobs to the history instead of publishing them. Makes one change fail or race."""
+    """Passes requests to release jobs to the history instead of publishing them. Makes one change fail or race.
+    No node receives requests to cut."""
 
     ask: Callable[[Release], Awaitable[None]]
     meanwhile: Callable[[], Awaitable[None]] | None = None
     """What another client does between the plan and the write of the next change."""
-    loses: Literal["request", "answer", ""] = ""
+    loses: Loss = ""
     """What of the next change is lost."""
 
     async def change(
@@ -144,6 +163,12 @@ class AskingStore(RedisStore):
 
     async def ask_to_release(self, claim_keys: Sequence[str], *, until_ms: int) -> None:
         await self.ask(Release(until_ms, tuple(claim_keys)))
+
+    async def ask_to_cut(self, run_id: str) -> None:
+        pass
+
+    async def cut_runs(self) -> AsyncGenerator[str | None]:
+        yield None
 
 
 class History(RuleBasedStateMachine):
@@ -164,6 +189,9 @@ class History(RuleBasedStateMachine):
         self.others_jobs = JobService(self.others_store, self.clock, self.metrics)
         """The service of another process."""
         self.callbacks = CallbackService(Shards.of_one(self.store), PerShard([self.jobs]))
+        history = HistoryService(Shards.of_one(self.store), self.clock)
+        self.cancels = CancelService(Shards.of_one(self.store), PerShard([self.jobs]), history)
+        self.replay_service = ReplayService(PerShard([self.jobs]), history)
         self.schedule_service = ScheduleService(Shards.of_one(self.store), self.clock, self.metrics)
         self.target_service = TargetService(Shards.of_one(self.store), self.clock, self.schedule_service)
         self.tasks = TaskService(RedisTasks(self.store, TASK_SETTINGS), self.clock, self.metrics)
@@ -184,6 +212,11 @@ class History(RuleBasedStateMachine):
         """The last upsert of each job that was accepted, while the store must know it."""
         self.overlapping: set[str] = set()
         """Jobs that had ``overlap: allow`` at some time."""
+        self.replays: dict[str, str] = {}
+        """The original of each replay, in the order of the requests."""
+        self.forced: set[str] = set()
+        """Runs that were replayed with ``force``."""
+        self.cancelled: set[str] = set()
         self.late: set[int] = set()
         """Requests of nodes that were silent for too long while they were open: others may have sent them anew."""
         self.run(self.client.flushall())
@@ -461,6 +494,77 @@ class History(RuleBasedStateMachine):
         else:
             entries = [(b"8", now + number * seconds * 1_000) for number in range(count)]
             self.refused(self.jobs.replace_pending(name, entries))
+
+    def answer_of(self, request: Callable[[], Any], lose: Loss) -> Any:
+        """Send a request; return its answer, or the error that refuses it. If the answer is lost, send it again."""
+        self.store.loses = lose
+        for _ in range(2):
+            try:
+                return self.run(request())
+            except OutcomeUnknown:
+                assert lose
+            except REFUSALS as error:
+                return error
+            finally:
+                self.store.loses = ""
+        raise AssertionError("two answers were lost")
+
+    def unsettled(self) -> list[str]:
+        """Return the ids of runs that are not settled: requested, waiting, taken or in flight."""
+        found = [entry.run_id for node in self.nodes for entry in node.deliverer.open]
+        for name in self.segments:
+            for claim_key in (name, *self.run(self.store.children(name))):
+                state = self.run(self.store.read(claim_key)).snapshot.state or JobState()
+                found += [] if state.open is None else [state.open.id]
+                found += [entry.run_id for entry in state.pending if entry.failed is None]
+        return sorted(set(found))
+
+    @rule(which=st.integers(0, 9), lose=lost)
+    def cancel(self, which: int, lose: Loss) -> None:
+        """Cancel a run, also one that waits in a pending list. If it is found, it has ended as cancelled."""
+        runs = self.unsettled()
+        if not runs:
+            return
+        run_id = runs[which % len(runs)]
+        done = self.answer_of(lambda: self.cancels.cancel(run_id), lose)
+        if isinstance(done, Cancelled):
+            self.cancelled.add(run_id)
+            assert self.run(self.cancels.cancel(run_id)).run_id == run_id, "twice is the same"
+        if run_id in self.cancelled:
+            record = self.run(self.store.settled_run(run_id))
+            assert record is not None
+            assert record.state is RunState.CANCELLED
+
+    @rule(
+        at=picks,
+        which=st.integers(0, 5),
+        force=st.booleans(),
+        current=st.booleans(),
+        lose=lost,
+        key=st.sampled_from([None, "key"]),
+    )
+    def replay(self, at: int, which: int, force: bool, current: bool, lose: Loss, key: str | None) -> None:
+        """Replay one of the latest runs of a job. A lost answer never starts two, unless forced without a key."""
+        name = list(self.segments)[at % len(self.segments)]
+        runs = [one for one in self.run(self.store.history(name, limit=12)) if isinstance(one, Run)]
+        if not runs:
+            return
+        original = runs[which % len(runs)]
+        force = force and (key is not None or not lose)
+        known = set(self.replays)
+
+        def request() -> Any:
+            return self.replay_service.replay_run(original.id, force=force, current=current, key=key)
+
+        done = self.answer_of(request, lose)
+        if isinstance(done, AlreadyReplayed) and lose == "answer" and not original.replayed_by:
+            self.replays[done.replayed_by] = original.id  # by the request whose answer was lost
+        elif isinstance(done, Replayed) and done.run_id not in known:
+            self.replays[done.run_id] = original.id
+            if force:
+                self.forced.add(original.id)
+        if key is not None and isinstance(done, Replayed):
+            assert self.run(request()) == done, "a repetition gets the first answer"
 
     # ---- runners that call back ---------------------------------------------------------------------------------
 
@@ -807,6 +911,9 @@ class History(RuleBasedStateMachine):
             if child is not None and child.open is not None:
                 open_runs.append(child.open)
         check_account(self.segments[name], records, open_runs, position)
+        ids = {record.id for record in records if isinstance(record, Run)}
+        replays = {new: original for new, original in self.replays.items() if original in ids}
+        check_replays(replays, self.forced, records, open_runs, position)
 
     def is_full(self, name: str) -> bool:
         return bool(self.run(self.store.children(name)))
