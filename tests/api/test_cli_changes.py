@@ -247,3 +247,85 @@ def test_with_json_a_change_is_a_json_document(cli_server: str, tmp_path: Path) 
     assert {change["field"] for change in put["changes"]} == {
         "cron", "payload", "recovery", "retry", "timeout_seconds", "timezone",
     }  # fmt: skip
+
+
+def test_a_definition_in_a_file_or_from_standard_input_can_be_put_back(cli_server: str, tmp_path: Path) -> None:
+    put_report(cli_server)
+    jobs(cli_server, "update", "report", "--header", "X-Api-Key: s3cret", "--auth-bearer", "s3cret")
+    before = shown(cli_server)
+    definition = jobs(cli_server, "get", "report", "--definition").stdout_bytes
+    assert PAYLOAD.encode() in definition
+    assert b"s3cret" not in definition
+    assert not {"status", "version"} & json.loads(definition).keys()
+    (tmp_path / "report.json").write_bytes(definition)
+    for args, stdin in ((["--file", "report.json"], None), (["report", "--file", "-"], definition)):
+        assert jobs(cli_server, "put", *args, stdin=stdin).stdout.startswith("report unchanged (version 2)")
+    assert shown(cli_server).text == before.text
+    edited = definition.replace(b'"timeout_seconds":120', b'"timeout_seconds":60')
+    changed = jobs(cli_server, "put", "--file", "-", stdin=edited)
+    assert changed.stdout.splitlines()[1:] == ["  timeout_seconds: 120 -> 60"]
+    both = jobs(cli_server, "get", "report", "--definition", "--etag")
+    assert (both.exit_code, "--etag" in both.stderr) == (2, True)
+
+
+CONDITIONAL = [
+    ["put", "report", "--endpoint", "http://h/", "--cron", "@daily"],
+    ["update", "report", "--cron", "@weekly"],
+    ["update", "report", "--cron", "@weekly", "--dry-run"],
+    ["pause", "report"],
+    ["resume", "report"],
+    ["run", "report"],
+    ["delete", "report"],
+]
+
+
+def test_a_change_of_another_version_is_refused(cli_server: str) -> None:
+    put_report(cli_server)
+    old = jobs(cli_server, "get", "report", "--etag").stdout.strip()
+    assert json.loads(jobs(cli_server, "get", "report", "--etag", "--json").stdout) == {"etag": old}
+    jobs(cli_server, "update", "report", "--timeout-seconds", "7")
+    for args in CONDITIONAL:
+        before = shown(cli_server)
+        current = before.headers["etag"]
+        refused = jobs(cli_server, *args, "--if-match", old, "--json")
+        assert (refused.exit_code, json.loads(errors_of(refused))["code"]) == (4, "version_mismatch"), args
+        assert current.strip('"') in refused.stderr
+        assert shown(cli_server).text == before.text
+        accepted = jobs(cli_server, *args, "--if-match", current)  # with its quotation marks
+        assert accepted.exit_code == 0, accepted.stderr
+    assert shown(cli_server).status_code == 404
+    assert jobs(cli_server, "pause", "report", "--if-match", "a b").exit_code == 2
+
+
+def test_an_update_merges_members_and_takes_a_patch(cli_server: str, tmp_path: Path) -> None:
+    put_report(cli_server)
+    jobs(cli_server, "update", "report", "--header", "X-A: 1", "--header", "X-B: 2", "--limits", '{"rate": 2}')
+    jobs(cli_server, "update", "report", "--header", "x-b: 3", "--limits", '{"max_in_flight": 5}')
+    after = shown(cli_server).json()
+    assert after["headers"] == {"X-A": "1", "x-b": "3"}
+    assert after["limits"] == {"max_in_flight": 5, "rate": 2}
+    assert after["retry"]["attempts"] == 5
+    (tmp_path / "patch.json").write_text('{"headers": {"X-A": null}, "retry": {"attempts": null, "factor": 3}}')
+    result = jobs(cli_server, "update", "report", "--patch", "@patch.json")
+    assert result.stdout.splitlines()[1] == '  headers: {"X-A":"1","x-b":"3"} -> {"x-b":"3"}'
+    assert shown(cli_server).json()["retry"]["factor"] == 3
+    for args in (["--patch", "{}", "--cron", "@daily"], ["--patch", "{}", "--unset", "retry"], ["--patch", "{"]):
+        assert jobs(cli_server, "update", "report", *args).exit_code == 2
+    refused = jobs(cli_server, "update", "report", "--patch", '{"atempts": 3}', "--json")
+    assert (refused.exit_code, json.loads(errors_of(refused))["field"]) == (4, "atempts")
+
+
+def test_a_dry_run_shows_a_changed_secret_as_changed(cli_server: str) -> None:
+    put_report(cli_server)
+    jobs(cli_server, "update", "report", "--header", "X-Api-Key: s3cret")
+    result = jobs(cli_server, "update", "report", "--header", "X-Api-Key: other", "--dry-run")
+    assert result.stdout.splitlines()[1] == '  headers: {"X-Api-Key":"***"} -> {"X-Api-Key":"*** (changed)"}'
+    file = jobs(
+        cli_server,
+        "put",
+        "--file",
+        "-",
+        "--dry-run",
+        stdin=b'{"id": "n", "endpoint": "http://h/", "cron": "@dayly", "payload": 1}',
+    )
+    assert (file.exit_code, "@dayly" in file.stderr) == (4, True)
