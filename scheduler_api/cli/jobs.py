@@ -25,13 +25,14 @@ COMMANDS = {
         "Create or replace a job, from options or from a file with the JSON body of POST /.",
     ),
     "update": ("scheduler_api.cli.job_changes:update", "Change single fields of a job; all others stay as they are."),
-    "pause": ("scheduler_api.cli.job_state:pause", "Pause a job: its trigger fires nothing."),
-    "resume": ("scheduler_api.cli.job_state:resume", "Resume a paused or quarantined job."),
-    "delete": ("scheduler_api.cli.job_state:delete", "Remove a job."),
+    "pause": ("scheduler_api.cli.job_state:pause", "Pause a job, or many: their triggers fire nothing."),
+    "resume": ("scheduler_api.cli.job_state:resume", "Resume a paused or quarantined job, or many."),
+    "delete": ("scheduler_api.cli.job_state:delete", "Remove a job, or many."),
     "run": (
         "scheduler_api.cli.run_requests:run",
-        "Start a run now: the earliest pending one, else one with the job's payload.",
+        "Start a run of a job, or of many, now: the earliest pending one, else one with the job's payload.",
     ),
+    "label": ("scheduler_api.cli.many:label", "Set and remove labels of a job, or of many."),
     "backfill": ("scheduler_api.cli.run_requests:backfill", "Run past fire times again, one by one."),
     "pending": (
         "scheduler_api.cli.run_requests:pending",

@@ -1,4 +1,6 @@
-"""Acts on many jobs or runs: options that select them, the count before, and the progress of the operation."""
+"""Acts on many jobs or runs: options that select them, the count before, and the progress of the operation.
+
+``cronpost jobs label`` and ``cronpost runs replay`` are here; other commands take many jobs with ``or_many``."""
 
 from __future__ import annotations
 
@@ -6,13 +8,15 @@ import asyncio
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
-from scheduler_api.cli.client import Server
+from scheduler_api.cli.client import Server, job_path, with_server
+from scheduler_api.cli.complete_values import complete_job
 from scheduler_api.cli.errors import EXIT_OTHER
+from scheduler_api.cli.instants import PAST_FORMAT, instant_option
 from scheduler_api.cli.output import printable
 from scheduler_core.base.clock import SystemClock
 
@@ -60,10 +64,11 @@ def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], 
     return add
 
 
-def or_many(verb: str, *own: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Let a command with the optional argument JOB_ID act on all selected jobs too.
+def or_many(verb: str, *own: Callable[[Command], Command], takes: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """Let a command with the argument JOB_ID act on all selected jobs too, and make the argument optional.
 
-    ``own``: options that only the many take; they are sent in the body under their names.
+    ``own``: options that only the many have. ``takes``: options of the command that the many have, too. Both are sent
+    in the body under their names.
     """
 
     def decorate(command: Command) -> Command:
@@ -74,23 +79,30 @@ def or_many(verb: str, *own: Callable[[Command], Command]) -> Callable[[Command]
         def wrapped(server: Server, job_id: str | None, **given: Any) -> None:
             select = select_of(given)
             flow = {name: given.pop(name) for name in ("dry_run", "no_wait")}
-            of_many = {name: given.pop(name) for name in names}
+            of_many = _sent({name: given.pop(name) for name in names})
             if select is None:
                 if job_id is None:
                     raise click.UsageError("give JOB_ID, or select jobs with --label, --prefix ... or --all")
-                if any(flow.values()) or any(value is not None for value in of_many.values()):
-                    raise click.UsageError("--dry-run, --no-wait and --per-second go with many jobs, not with JOB_ID")
+                _refuse({**_sent(flow), **of_many}, "goes with many jobs, not with JOB_ID")
                 command(server, job_id, **given)
                 return
             if job_id is not None:
                 raise click.UsageError("give either JOB_ID or conditions on many jobs")
-            fields = {**given, **of_many}
-            yes = bool(fields.pop("yes", False))
-            act(server, "/jobs", verb, select | _sent(fields), yes=yes, **flow)
+            yes = bool(given.pop("yes", False))
+            fields = _sent(given)
+            _refuse(fields.keys() - set(takes), "goes with JOB_ID, not with many jobs")
+            if "until" in fields:
+                fields["until"] = instant_option(fields["until"], "ahead")
+            act(server, "/jobs", verb, select | fields | of_many, yes=yes, **flow)
 
         return wrapped
 
     return decorate
+
+
+def _refuse(names: Iterable[str], why: str) -> None:
+    for name in sorted(names):
+        raise click.UsageError(f"--{'if-match' if name == 'headers' else name.replace('_', '-')} {why}")
 
 
 def _names(options: tuple[Callable[[Command], Command], ...]) -> list[str]:
@@ -104,7 +116,7 @@ def _names(options: tuple[Callable[[Command], Command], ...]) -> list[str]:
 
 
 def _sent(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value not in (None, False, ())}
+    return {name: value for name, value in fields.items() if value not in (None, False, (), {})}
 
 
 def select_of(given: dict[str, Any]) -> dict[str, Any] | None:
@@ -117,7 +129,7 @@ def select_of(given: dict[str, Any]) -> dict[str, Any] | None:
         select["label"] = labels
     if not select and not everything:
         return None
-    return {"select": select, "all": True} if everything else {"select": select}
+    return {"select": select | {"all": True} if everything else select}
 
 
 def act(
@@ -140,7 +152,10 @@ def act(
         if server.as_json:
             click.echo(json.dumps(counted, ensure_ascii=False))
             return
-        click.echo(f"{_number(counted['matched'], noun)} match, {counted['changed']} to {verb}{_skipped(counted)}")
+        ending = "es" if counted["matched"] == 1 else ""
+        click.echo(
+            f"{_number(counted['matched'], noun)} match{ending}, {counted['changed']} to {verb}{_skipped(counted)}"
+        )
         count = counted["changed"]
         if dry_run or not count:
             return
@@ -230,3 +245,87 @@ def _skipped(result: dict[str, Any]) -> str:
 
 def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+@click.command()
+@click.argument("job_id", required=False, shell_complete=complete_job)
+@click.option("--set", "new", multiple=True, metavar="KEY:VALUE", help="Set this label. Can be repeated.")
+@click.option("--unset", "removed", multiple=True, metavar="KEY", help="Remove this label. Can be repeated.")
+@with_server
+@with_options(*SELECTORS, *FLOW)
+def label(server: Server, job_id: str | None, new: tuple[str, ...], removed: tuple[str, ...], **given: Any) -> None:
+    """Set and remove labels of a job, or of many."""
+    labels: dict[str, str | None] = dict.fromkeys(removed)
+    for text in new:
+        key, colon, value = text.partition(":")
+        if not colon or key in labels:
+            raise click.UsageError(f"--set {printable(text)}: give KEY:VALUE, and each key once")
+        labels[key] = value
+    if not labels:
+        raise click.UsageError("give at least one --set KEY:VALUE or --unset KEY")
+    select = select_of(given)
+    if (select is None) == (job_id is None):
+        raise click.UsageError("give either JOB_ID or conditions such as --label, --prefix or --all")
+    if select is not None:
+        act(server, "/jobs", "label", select | {"labels": labels}, **given)
+        return
+    assert job_id is not None
+    _refuse(_sent(given), "goes with many jobs, not with JOB_ID")
+    answer = server.ask("PATCH", job_path(job_id), body=json.dumps({"labels": labels}).encode())
+    if not server.as_json:
+        click.echo(f"{printable(job_id)} {'changed' if answer['changed'] else 'unchanged'}")
+
+
+RUN_STATES = ("succeeded", "failed", "conflict", "superseded", "cancelled", "lost")
+
+
+@click.command()
+@click.option("--job", "job_id", default=None, shell_complete=complete_job, help="Only runs of this job.")
+@click.option("--label", "labels", multiple=True, metavar="KEY[:VALUE]", help="Only of jobs with this label.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(RUN_STATES),
+    help="Only this state. Can be repeated. [default: failed, lost, conflict]",
+)
+@click.option("--from", "start", default=None, help=f"Started at or after: {PAST_FORMAT}.")
+@click.option("--to", "end", default=None, help=f"Started at or before: {PAST_FORMAT}.")
+@click.option("--all", "everything", is_flag=True, help="All failed runs; required without another condition.")
+@click.option("--current-definition", is_flag=True, help="Also runs whose job was changed since.")
+@PER_SECOND
+@with_options(*FLOW)
+@with_server
+def replay(
+    server: Server,
+    job_id: str | None,
+    labels: tuple[str, ...],
+    states: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    everything: bool,
+    current_definition: bool,
+    per_second: int | None,
+    dry_run: bool,
+    no_wait: bool,
+) -> None:
+    """Run settled runs again, by default those that failed.
+
+    At most ten replays of a job wait or run at the same time; a replay gives way to fire times that are due.
+    """
+    given = {
+        "job": job_id,
+        "label": list(labels) or None,
+        "state": list(states) or None,
+        "from": instant_option(start, "ago"),
+        "to": instant_option(end, "ago"),
+    }
+    select: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if everything == bool(select):
+        raise click.UsageError("give conditions such as --job, --label or --from, or only --all")
+    body: dict[str, Any] = {"select": select or {"all": True}}
+    if per_second is not None:
+        body["per_second"] = per_second
+    if current_definition:
+        body["definition"] = "current"
+    act(server, "/runs", "replay", body, dry_run=dry_run, no_wait=no_wait)

@@ -11,6 +11,7 @@ from scheduler_api.cli.client import Server, job_path, json_option, read_input, 
 from scheduler_api.cli.complete_values import complete_job
 from scheduler_api.cli.if_match import if_match_option
 from scheduler_api.cli.instants import FUTURE_FORMAT, PAST_FORMAT, instant_option
+from scheduler_api.cli.many import PER_SECOND, or_many
 from scheduler_api.cli.output import printable, table
 
 
@@ -73,12 +74,13 @@ def pending(server: Server, job_id: str, file: str | None, run_id: str | None) -
 
 
 @click.command()
-@click.argument("job_id", shell_complete=complete_job)
+@click.argument("job_id", required=False, shell_complete=complete_job)
 @click.option("--force", is_flag=True, help="Ignore not_before and min_interval_seconds; wait only for an open run.")
 @click.option("--payload", help="Request body of this run instead of the job's, JSON. @FILE reads it from a file.")
 @click.option("--not-before", default=None, help=f"Earliest start: {FUTURE_FORMAT}.")
 @if_match_option
 @with_server
+@or_many("run", PER_SECOND, takes=("force",))
 def run(
     server: Server,
     job_id: str,
@@ -87,7 +89,7 @@ def run(
     not_before: str | None,
     headers: dict[str, str],
 ) -> None:
-    """Start a run now: the earliest pending one, else one with the job's payload."""
+    """Start a run of a job, or of many, now: the earliest pending one, else one with the job's payload."""
     fields: dict[str, Any] = {"force": force}
     if not_before is not None:
         fields["not_before"] = instant_option(not_before, "ahead")
