@@ -7,6 +7,7 @@ continue.
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings
@@ -18,7 +19,7 @@ from scheduler_core.model.event import Change
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.dispatch.target_cache import TargetCache
-from scheduler_core.node.loops.announce import Announcer, announce_joined, announce_left
+from scheduler_core.node.loops.announce import Announcer, announce_health, announce_joined, announce_left
 from scheduler_core.node.loops.claim import Claimer
 from scheduler_core.node.loops.cut_requests import CutSubscriber
 from scheduler_core.node.loops.health_sweep import HealthSweeper
@@ -112,7 +113,14 @@ class NodeShard:
         self._sweeper = Sweeper(store, bounds_of(settings, len(shards)), kept, clock, metrics)
         self._index_check = IndexCheck(store, clock, metrics)
         self._announcer = Announcer(store, clock, metrics)
-        self.health_sweeper = HealthSweeper(store, clock, metrics, rules_of(settings), label=settings.metrics_label)
+        self.health_sweeper = HealthSweeper(
+            store,
+            clock,
+            metrics,
+            rules_of(settings),
+            label=settings.metrics_label,
+            changed=partial(announce_health, store),
+        )
         others = (
             self.heartbeat,
             self.settler,

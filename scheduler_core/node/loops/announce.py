@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreError
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.event import Change, Event, EventType
+from scheduler_core.model.events_of import event_of_health
+from scheduler_core.node.loops.health_sweep import HealthChange
 from scheduler_core.node.loops.service import Service
 from scheduler_core.store.events import EventStore
 
@@ -41,6 +43,15 @@ async def announce_joined(store: EventStore, node: str) -> None:
 async def announce_left(store: EventStore, nodes: Iterable[str], reason: Change) -> None:
     """Append the events of nodes that were stopped or have died."""
     await _announce(store, [Event(EventType.NODE_LEFT, node=node, reason=reason) for node in nodes])
+
+
+async def announce_health(store: EventStore, changes: Sequence[HealthChange]) -> None:
+    """Append the events of jobs that became late or stuck, or no longer are. Raises StoreError: the sweep tries again,
+    so that they are sent at least once."""
+    if store.is_watched:
+        await store.append_events(
+            [event_of_health(one.job_id, one.labels, one.after, one.before, one.at_ms) for one in changes]
+        )
 
 
 async def _announce(store: EventStore, events: list[Event]) -> None:
