@@ -28,9 +28,9 @@ def with_death_signal(command: list[str]) -> list[str]:
 
 
 _TUNABLES = "GLIBC_TUNABLES"
-_MALLOC = "glibc.malloc.tcache_count=4096"
-"""How many freed blocks of each size glibc's malloc keeps for reuse without a search. A claim or a settlement has
-thousands of short arguments: with glibc's default of 7 they cost a sixth of the server's CPU time (decision 32)."""
+_MALLOC = "glibc.malloc.tcache_count=200"
+"""How many freed blocks of each size glibc's malloc keeps for reuse without a search. glibc's default of 7 cost a
+sixth of the server's CPU time for claims and settlements; thousands cost 100 MB and more (decision 32)."""
 
 
 def _environment() -> dict[str, str]:

@@ -127,7 +127,7 @@ def test_its_malloc_keeps_freed_blocks_unless_the_operator_sets_it_up(
         monkeypatch.setenv("GLIBC_TUNABLES", chosen)
     server.start()
     environment = Path(f"/proc/{server.pid}/environ").read_text().split("\0")
-    assert f"GLIBC_TUNABLES={chosen or 'glibc.malloc.tcache_count=4096'}" in environment
+    assert f"GLIBC_TUNABLES={chosen or 'glibc.malloc.tcache_count=200'}" in environment
 
 
 def test_a_client_can_use_the_url_of_a_path_with_special_characters(tmp_path: Path) -> None:
