@@ -60,6 +60,7 @@ def command_of(entry: dict[str, Any]) -> str:
     first = entry["actions"][0]
     job = shlex.quote(entry["job_id"])
     commands = {
+        "replay": f"cronpost runs retry {entry['run_id']}",
         "run": f"cronpost jobs run {job}",
         "revive": f"cronpost jobs pending {job} --revive {entry['run_id']}",
         "delete": f"cronpost jobs delete {job}",

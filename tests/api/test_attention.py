@@ -63,6 +63,7 @@ async def test_a_failed_job_is_listed_with_the_calls_that_resolve_it(client: htt
                 "detail": "the answer was 500",
                 "labels": {},
                 "actions": [
+                    {"name": "replay", "method": "POST", "path": f"/runs/{run_id}/retry"},
                     {"name": "run", "method": "POST", "path": f"{path}/run"},
                     {"name": "delete", "method": "DELETE", "path": path},
                     {"name": "dismiss", "method": "POST", "path": "/attention/job:billing%2F%C3%A9%201/dismiss"},
@@ -76,7 +77,7 @@ async def test_a_failed_job_is_listed_with_the_calls_that_resolve_it(client: htt
 
 
 async def test_each_call_of_an_entry_resolves_it(client: httpx.AsyncClient, runner: Runner) -> None:
-    for name in ("run", "delete", "dismiss"):
+    for name in ("replay", "run", "delete", "dismiss"):
         await fail(client, runner, "a")
         (entry,) = (await listed(client))["entries"]
         (action,) = [one for one in entry["actions"] if one["name"] == name]
@@ -223,11 +224,11 @@ def failing_job(server: str, runner: Runner) -> str:
 def test_the_command_lists_and_dismisses(cli_server_with_node: tuple[str, Runner]) -> None:
     server, runner = cli_server_with_node
     assert attention(server).stdout == "none\n"
-    failing_job(server, runner)
+    run_id = failing_job(server, runner)
     heads, row = attention(server).stdout.splitlines()
     assert heads.split() == ["SINCE", "ENTRY", "REASON", "WHY", "NEXT"]
     assert row.split(maxsplit=3)[1:3] == ["job:a", "failed"]
-    assert row.endswith("the answer was 500  cronpost jobs run a")
+    assert row.endswith(f"the answer was 500  cronpost runs retry {run_id}")
     shown = json.loads(attention(server, "--json").stdout)
     assert [one["id"] for one in shown["entries"]] == ["job:a"]
     assert (shown["total"], shown["dropped"], shown["next"]) == (1, 0, None)

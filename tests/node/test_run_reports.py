@@ -22,6 +22,7 @@ from scheduler_core.node.loops.settle import waiting_run
 from scheduler_core.node.loops.settle_queue import REFUSALS, REJECTED_SECONDS
 from scheduler_core.plan.claim import Work
 from scheduler_core.plan.settle import Ended
+from scheduler_core.store.attention import SetAside, Source, decode_set_aside
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.report import report_record
@@ -360,6 +361,31 @@ async def test_a_rejected_settlement_is_logged_once(setup: Setup, log: Log, monk
     await settler.run_once()
     assert len(log.of("settlement set aside")) == 1
     assert settler.unsettled == 1
+
+
+async def test_a_rejected_settlement_is_noted_until_redis_accepts_it(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: Any) -> Any:
+        raise StoreRefused("its keys cannot be used")
+
+    await setup.claim()
+    entry = await setup.node.answer(answered(200))
+    settler, lists = setup.node.settler, setup.store.attention_store()
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "settle", refused)
+        for _ in range(REFUSALS + 1):
+            assert (await lists.counts()).settlements == 0
+            with contextlib.suppress(StoreRefused):
+                await settler.run_once()
+        (spot,) = await lists.page(Source.SETTLEMENTS, None, limit=5)
+        fence = int(entry.header("Cronpost-Fence"))
+        note = SetAside("a", fence, entry.run_id, "its keys cannot be used")
+        assert (decode_set_aside(spot.member), spot.score) == (note, setup.clock.now)
+    setup.clock.advance(round(REJECTED_SECONDS * 1000))
+    await settler.run_once()
+    assert settler.unsettled == 0
+    assert (await lists.counts()).settlements == 0
 
 
 @pytest.mark.parametrize(

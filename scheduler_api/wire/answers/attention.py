@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the command line shows entries without loading the use case
 class ActionName(StrEnum):
     """What a call does."""
 
+    REPLAY = "replay"
+    """Run the failed run again: a new run with the same fire time."""
     RUN = "run"
     """Run the job now; a success resolves the entry."""
     RESUME = "resume"
@@ -117,4 +119,6 @@ def _actions(entry: Entry) -> list[Action]:
     if entry.why is Why.QUARANTINED:
         return [Action(ActionName.RESUME, "POST", f"{owner}/resume"), delete, dismiss]
     run = Action(ActionName.RUN, "POST", f"{job}/run")
-    return [run, delete, dismiss]
+    if entry.run_id is None:
+        return [run, delete, dismiss]
+    return [Action(ActionName.REPLAY, "POST", f"/runs/{entry.run_id}/retry"), run, delete, dismiss]
