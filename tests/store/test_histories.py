@@ -43,6 +43,7 @@ from scheduler_core.base.errors import (
     WrongStatus,
 )
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.model.attention import Kind, Why
 from scheduler_core.model.catalogue import Target, Timing, job_id_of
 from scheduler_core.model.events_of import event_of_record
 from scheduler_core.model.job import Job
@@ -50,7 +51,7 @@ from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.pause import Pause, running_pause
 from scheduler_core.model.policies import Overlap
-from scheduler_core.model.run import Run, RunState
+from scheduler_core.model.run import Reason, Run, RunState
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.loops.sweep import Sweeper
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
@@ -67,6 +68,7 @@ from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import RedisTasks
 from scheduler_core.store.shards import PerShard, Shards
 from scheduler_core.triggers.trigger import AtSpec, EverySpec, OnRequestSpec
+from scheduler_core.usecases.attention import AttentionService
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import Cancelled, CancelService
 from scheduler_core.usecases.edits import edit_job
@@ -171,6 +173,54 @@ class AskingStore(RedisStore):
         yield None
 
 
+class AttentionModel:
+    """What should be in the list of what needs a person, from the histories of jobs and what clients did."""
+
+    def __init__(self) -> None:
+        self.failed: dict[str, str] = {}
+        """The latest run that failed for good, of jobs that nobody has looked after since."""
+        self.seen: dict[str, int] = {}
+        """How many records of each job were taken into account."""
+        self.quarantined: set[str] = set()
+        self.dismissed: set[str] = set()
+        """Entries that a client dismissed: of quarantined jobs, pending entries and tasks."""
+
+    def resolve(self, name: str) -> None:
+        self.failed.pop(name, None)
+        self.dismissed.discard(f"job:{name}")
+
+    def replayed(self, name: str, run_id: str) -> None:
+        if self.failed.get(name) == run_id:
+            self.resolve(name)
+
+    def follow(self, name: str, job: Job | None, state: JobState, records: list[Any]) -> None:
+        """Take the new records of a job into account, oldest first."""
+        if state.quarantine is not None:
+            self.quarantined.add(name)
+        elif name in self.quarantined:  # a client has resumed or changed it
+            self.quarantined.discard(name)
+            self.resolve(name)
+        aside = {entry.run_id for entry in state.pending if entry.failed is not None}
+        for run in records[self.seen.get(name, 0) :]:
+            if not isinstance(run, Run) or job is None or (run.started_at_ms or job.created_at_ms) < job.created_at_ms:
+                continue
+            if run.state in (RunState.FAILED, RunState.LOST, RunState.CONFLICT) and run.id not in aside:
+                self.resolve(name)
+                self.failed[name] = run.id
+            elif run.state is RunState.SUCCEEDED and run.reason not in (Reason.BACKFILL, Reason.REPLAY):
+                self.failed.pop(name, None)
+        self.seen[name] = len(records)
+        if job is None:
+            self.resolve(name)
+
+    def entries(self, name: str, state: JobState) -> set[str]:
+        """Return the ids of the entries of a job."""
+        found = {f"pending:{one.run_id}:{name}" for one in state.pending if one.failed is not None}
+        if name in self.failed or state.quarantine is not None:
+            found.add(f"job:{name}")
+        return found - self.dismissed
+
+
 class History(RuleBasedStateMachine):
     """Each rule is a few awaited operations of one party; nothing happens between two rules."""
 
@@ -219,6 +269,10 @@ class History(RuleBasedStateMachine):
         self.cancelled: set[str] = set()
         self.late: set[int] = set()
         """Requests of nodes that were silent for too long while they were open: others may have sent them anew."""
+        self.attention = AttentionService(
+            Shards.of_one(self.store), PerShard([self.jobs]), RedisTasks(self.store, TASK_SETTINGS), self.clock
+        )
+        self.needs = AttentionModel()
         self.run(self.client.flushall())
         self.start()
         target = Target(0, "target", "http://1.test/", "GET", None, None, 0, 0)
@@ -440,6 +494,18 @@ class History(RuleBasedStateMachine):
             return True
         return False
 
+    @rule(which=picks)
+    def dismiss(self, which: int) -> None:
+        """A client dismisses one of the entries of what needs a person."""
+        entries = self.run(self.attention.page(None, 100)).entries
+        if entries:
+            entry = entries[which % len(entries)]
+            assert self.run(self.attention.dismiss(entry.id)), entry
+            assert not self.run(self.attention.dismiss(entry.id)), entry
+            self.needs.failed.pop(entry.job_id if entry.kind is Kind.JOB else "", None)
+            if entry.kind is not Kind.JOB or entry.why is Why.QUARANTINED:
+                self.needs.dismissed.add(entry.id)
+
     @rule(name=names, what=st.sampled_from(["delete", "pause", "resume", "resume", "revive"]), tag=tags)
     def change(self, name: str, what: str, tag: str) -> None:
         if what == "revive":
@@ -448,11 +514,26 @@ class History(RuleBasedStateMachine):
             if aside:
                 self.run(self.jobs.revive_pending(name, aside[0]))
             return
+        blocked = self.is_blocked(name)
         refused = self.refused(getattr(self.jobs, what)(name, if_match=self.etags(name, tag)))
         assert refused or tag != "stale"
         if what == "delete" and not refused:
             self.end_segment(name)
             self.sent.pop(name, None)
+        if what == "resume" and not refused and blocked:
+            self.look_after(name)
+
+    def is_blocked(self, name: str) -> bool:
+        """Return whether the job is paused or quarantined."""
+        state = self.run(self.store.read(name)).snapshot.state
+        return state is not None and (state.paused_at_ms is not None or state.quarantine is not None)
+
+    def look_after(self, name: str) -> None:
+        """Take the records of a job into account, and then that a client resolved its failure."""
+        snapshot = self.run(self.store.read(name)).snapshot
+        records = self.run(self.store.history(name, limit=1_000_000))[::-1]
+        self.needs.follow(name, snapshot.job, snapshot.state or JobState(), records)
+        self.needs.resolve(name)
 
     @rule(name=names, note=st.sampled_from(["", "why"]), seconds=st.sampled_from([2, 15, 70]))
     def pause_for_a_while(self, name: str, note: str, seconds: int) -> None:
@@ -559,8 +640,10 @@ class History(RuleBasedStateMachine):
         done = self.answer_of(request, lose)
         if isinstance(done, AlreadyReplayed) and lose == "answer" and not original.replayed_by:
             self.replays[done.replayed_by] = original.id  # by the request whose answer was lost
+            self.needs.replayed(name, original.id)
         elif isinstance(done, Replayed) and done.run_id not in known:
             self.replays[done.run_id] = original.id
+            self.needs.replayed(name, original.id)
             if force:
                 self.forced.add(original.id)
         if key is not None and isinstance(done, Replayed):
@@ -603,7 +686,9 @@ class History(RuleBasedStateMachine):
         schedule_id = self.schedules[which % len(self.schedules)]
         name = job_id_of(schedule_id)
         if what in {"pause", "resume"}:
-            self.refused(getattr(self.schedule_service, what)(schedule_id))
+            blocked = self.is_blocked(name)
+            if not self.refused(getattr(self.schedule_service, what)(schedule_id)) and what == "resume" and blocked:
+                self.look_after(name)
         elif what == "target":
             self.urls += 1
             url = f"http://{self.urls}.test/"
@@ -632,7 +717,9 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: self.task_ids)
     @rule(which=picks)
     def retry_task(self, which: int) -> None:
-        self.refused(self.tasks.retry(self.task_ids[which % len(self.task_ids)]))
+        public_id = self.task_ids[which % len(self.task_ids)]
+        if not self.refused(self.tasks.retry(public_id)):
+            self.needs.dismissed.discard(f"task:{public_id}")
 
     @rule(index=nodes, what=st.sampled_from(["take", "settle"]))
     def work_on_tasks(self, index: int, what: str) -> None:
@@ -858,6 +945,23 @@ class History(RuleBasedStateMachine):
         for public_id in self.task_ids:
             if int(public_id.removeprefix("task_")) in found["delivered"]:
                 assert self.delivered[public_id], "delivered without a call that succeeded"
+
+    @invariant()
+    def what_needs_a_person_is_listed_and_nothing_else(self) -> None:
+        expected: set[str] = set()
+        for name in self.segments:
+            snapshot = self.run(self.store.read(name)).snapshot
+            state = snapshot.state or JobState()
+            records = self.run(self.store.history(name, limit=1_000_000))[::-1]
+            self.needs.follow(name, snapshot.job, state, records)
+            if snapshot.job is not None and not state.deleted:
+                expected |= self.needs.entries(name, state)
+        stale = self.run(task_sets(self.client))["stale"]
+        expected |= {f"task:task_{number}" for number in stale} - self.needs.dismissed
+        page = self.run(self.attention.page(None, 1000))
+        # The failures of runs that overlap are in no state; their own tests have them.
+        overlapping = {f"job:{name}" for name in self.overlapping}
+        assert {entry.id for entry in page.entries} - overlapping == expected - overlapping
 
     @invariant()
     def no_job_has_two_owners_that_live(self) -> None:
