@@ -107,12 +107,12 @@ async def test_a_change_with_another_etag_changes_nothing_and_gets_the_current_o
 
 
 @each_change
-@pytest.mark.parametrize("given", ["3", "", '"a" "b"', '"a', "*, *", "W/*"])
-async def test_a_header_that_has_no_etag_is_refused(client: httpx.AsyncClient, change: Change, given: str) -> None:
+async def test_a_header_that_has_no_etag_is_refused(client: httpx.AsyncClient, change: Change) -> None:
     await client.post("/", json=job())
     before = await stored(client)
-    answer = await change(client, {"If-Match": given})
-    assert (answer.status_code, answer.json()["field"]) == (400, "If-Match")
+    for given in ("3", "", '"a" "b"', '"a', "*, *", "W/*"):
+        answer = await change(client, {"If-Match": given})
+        assert (answer.status_code, answer.json()["field"]) == (400, "If-Match"), given
     assert await stored(client) == before
 
 

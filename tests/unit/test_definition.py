@@ -179,7 +179,7 @@ def test_the_random_jobs_have_every_field() -> None:
     assert made | elsewhere == set(JOB_FIELDS)
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(bodies())
 def test_a_definition_that_is_put_back_changes_nothing(given: tuple[Body, str]) -> None:
     job = stored_of(given)
@@ -217,7 +217,7 @@ def patch_between(one: dict[str, Any], other: dict[str, Any]) -> bytes:
     return encode({name: Raw(value) if isinstance(value, bytes) else value for name, value in patch.items()})
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(bodies(secrets=False), bodies(secrets=False))
 def test_a_patch_makes_any_job_of_any_other(first: tuple[Body, str], second: tuple[Body, str]) -> None:
     one, other = stored_of(first), stored_of(second)
