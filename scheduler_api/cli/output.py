@@ -87,11 +87,9 @@ def run_why(run: dict[str, Any]) -> str:
     """Return why a run has not succeeded (yet): its message, or the result of its last attempt."""
     if run.get("state") in {"succeeded", "open"}:
         return ""
-    if run.get("message"):
-        return str(run["message"])
-    last = run["attempts"][-1] if run.get("attempts") else None
-    if last is None:
-        return ""
-    if last["message"]:
-        return str(last["message"])
-    return f"the answer was {last['status_code']}" if last["status_code"] else str(last["outcome"])
+    message, last = str(run.get("message") or ""), run["attempts"][-1] if run.get("attempts") else None
+    if last is None or (message and run.get("ended_by") is None):
+        return message
+    status = last["status_code"]
+    how = str(last["message"] or (f"the answer was {status}" if status else last["outcome"]))
+    return f"{message}: {how}" if message else how

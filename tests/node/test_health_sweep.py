@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.health import Health, HealthRules
-from scheduler_core.model.job_state import JobState
+from scheduler_core.model.job_state import Failures, HeldBack, HoldReason, JobState
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import RunState
@@ -129,6 +129,19 @@ async def test_a_lease_beyond_the_deadline_of_its_attempt_is_stuck(setup: Setup)
     await setup.next_pass(sweeper)
     assert setup.heard() == [("a", Health.STUCK, Health.OK)]
     await node.crash()
+
+
+async def test_a_failing_job_whose_late_run_is_held_back_counts_as_late(setup: Setup) -> None:
+    held = HeldBack(HoldReason.BREAKER, at(1), at(60), "http://h", breaker=True)
+    failures = Failures(2, at(-20), "R", at(-10), "why")
+    await setup.put("a", make_state(0, last_success_ms=at(-30), failures=failures, held_back=held))
+    await setup.redis.zadd(KEYS.index("failing"), {"a": 2})
+    setup.clock.advance(7 * SECOND)
+    sweeper = setup.sweeper()
+    await setup.next_pass(sweeper)
+    assert (setup.heard(), await setup.counts()) == ([("a", None, Health.LATE)], {"late": {"": 1}})
+    await setup.next_pass(sweeper)
+    assert (setup.heard(), await setup.counts()) == ([], {"late": {"": 1}})
 
 
 async def test_unhealthy_jobs_are_counted_by_the_value_of_a_label(setup: Setup) -> None:

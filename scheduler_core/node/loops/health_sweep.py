@@ -2,8 +2,8 @@
 
 One node has the turn in each interval. It examines a bounded number of jobs and stores how far it came; the next turn,
 of this node or another, goes on from there. Only jobs that can be unhealthy are read: those that are due, claimed or
-waiting for long, and those whose last run failed. A run that is held back because of its target is written at every
-try, so a pass does not look for it; reading its job shows whether it is late.
+waiting for long, and those whose last run failed. A late run that is held back because of its target is found only if
+its job is failing: the due set has its next try. Reading its job shows that it is late.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scheduler_core.base.events import JOBS_HEALTH_CHANGED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.health import LATE_AFTER_MS, LEASE_MARGIN_MS, STUCK_AFTER_MS, Health, HealthRules
 from scheduler_core.model.index import FAILING, index_entries
+from scheduler_core.model.transition import next_wake_ms
 from scheduler_core.node.loops.service import Service
 from scheduler_core.store.claim_keys import CHILD, job_of_claim_key
 from scheduler_core.store.health import Bounds, Source
@@ -133,7 +134,7 @@ class HealthSweeper(Service):
             if exists(one)
         }
         if source is Source.FAILING:
-            return await self._examine_failing(claim_keys, views, progress)
+            return await self._examine_failing(claim_keys, views, progress, now_ms)
         if source in (Source.LATE, Source.STUCK):
             return await self._examine_known(Health[source.name], claim_keys, views, now_ms)
         found: dict[str, tuple[JobView, Health]] = {}
@@ -152,9 +153,12 @@ class HealthSweeper(Service):
         await self._report(found, now_ms)
         return 0
 
-    async def _examine_failing(self, job_ids: Sequence[str], views: Mapping[str, JobView], progress: _Progress) -> int:
+    async def _examine_failing(
+        self, job_ids: Sequence[str], views: Mapping[str, JobView], progress: _Progress, now_ms: int
+    ) -> int:
         """Count the failing jobs, and remove those that are not: a child run of a deleted job may have added it."""
         gone: list[str] = []
+        held_back: dict[str, tuple[JobView, Health]] = {}
         for job_id in job_ids:
             view = views.get(job_id)
             if view is None or (not overlaps(view) and FAILING not in index_entries(view.job, view.state)):
@@ -164,6 +168,10 @@ class HealthSweeper(Service):
             if health not in FOUND:
                 # The state of a job with overlap allow does not know the failures of its child runs.
                 self._count(Health.FAILING if overlaps(view) else health, view, progress)
+            elif health is Health.LATE and (next_wake_ms(view.state) or 0) >= now_ms - LATE_AFTER_MS:
+                self._count(health, view, progress)  # its next try lies ahead, so it is not among the due ones
+                held_back[job_id] = view, health
+        await self._report(held_back, now_ms)
         await self._health.not_failing(gone)
         return len(gone)
 
