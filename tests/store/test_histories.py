@@ -46,6 +46,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.attention import Kind, Why
 from scheduler_core.model.catalogue import Target, Timing, job_id_of
 from scheduler_core.model.events_of import event_of_record
+from scheduler_core.model.health import failures_of, last_success_ms
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.outcome import Outcome
@@ -267,6 +268,10 @@ class History(RuleBasedStateMachine):
         self.forced: set[str] = set()
         """Runs that were replayed with ``force``."""
         self.cancelled: set[str] = set()
+        self.one_at_a_time: set[str] = set()
+        """Jobs that had another policy at some time."""
+        self.deleted: set[str] = set()
+        """Ids of which a job was deleted."""
         self.late: set[int] = set()
         """Requests of nodes that were silent for too long while they were open: others may have sent them anew."""
         self.attention = AttentionService(
@@ -987,6 +992,32 @@ class History(RuleBasedStateMachine):
                 started = getattr(record, "started_at_ms", None)
                 assert started is None or started >= record.fire_time_ms, "early"
             self.check(name, stored.as_of(self.clock.now), records)
+            self.check_health(name, stored, records)
+
+    def check_health(self, name: str, stored: StoredJob, records: list[Any]) -> None:
+        """Compare the failures in a row, in the state and in the index, with the runs that were recorded."""
+        job, state = stored.snapshot.job, stored.snapshot.state
+        if job is None or state is None:
+            self.deleted.add(name)
+            return
+        overlaps = job.policies.overlap is Overlap.ALLOW
+        (self.overlapping if overlaps else self.one_at_a_time).add(name)
+        if name in self.deleted or (name in self.overlapping and name in self.one_at_a_time):
+            return  # a run of an earlier job, or of another policy, does not count
+        count, success_ms = 0, None
+        for run in records:
+            if not isinstance(run, Run):
+                continue
+            counts = run.reason not in {"backfill", "replay"}
+            if run.state is RunState.SUCCEEDED:
+                count, success_ms = 0 if counts else count, run.ended_at_ms
+            elif run.state in {RunState.FAILED, RunState.LOST, RunState.CONFLICT}:
+                count += counts
+        assert self.run(self.store.failing([name])) == [count], name
+        if not overlaps:
+            failures = failures_of(state)
+            assert (0 if failures is None else failures.count) == count
+            assert last_success_ms(state) == success_ms
 
     def check(self, name: str, stored: StoredJob, records: list[Any]) -> None:
         job, state, lease = stored.snapshot.job, stored.snapshot.state, stored.snapshot.lease
