@@ -12,12 +12,18 @@ from click.shell_completion import CompletionItem
 
 TIMEOUT_SECONDS = 1.0
 OFFERED = 100
-STATUSES = ("active", "running", "retrying", "taken", "paused", "quarantined")
+STATUSES = ("active", "running", "retrying", "taken", "paused", "quarantined", "completed")
+HEALTHS = ("stuck", "late", "never_succeeded", "failing", "ok", "unknown")
 
 
 def complete_status(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete job statuses that begin with ``incomplete``."""
     return [CompletionItem(status) for status in STATUSES if status.startswith(incomplete)]
+
+
+def complete_health(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete kinds of health that begin with ``incomplete``."""
+    return [CompletionItem(health) for health in HEALTHS if health.startswith(incomplete)]
 
 
 def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -11,11 +11,12 @@ import msgspec
 from scheduler_api.cli.client import json_option
 from scheduler_api.cli.definition import Fields
 from scheduler_api.cli.request_options import REQUEST_FIELDS, request_fields, request_options
+from scheduler_api.wire.labels import LABEL_FIELDS
 from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import POLICY_FIELDS, ROWS
 from scheduler_api.wire.triggers import TRIGGER_FIELDS
 
-UNSET = ("timezone", "retry_already_running", "recovery_check", *REQUEST_FIELDS, *POLICY_FIELDS)
+UNSET = ("timezone", "retry_already_running", "recovery_check", *REQUEST_FIELDS, *LABEL_FIELDS, *POLICY_FIELDS)
 
 
 def job_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -31,6 +32,10 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--timezone", help="IANA name. [default: UTC]"),
         click.option("--retry-already-running", type=int, help="Retry this many seconds after a 409."),
         click.option("--recovery-check/--no-recovery-check", default=None, help="Run once after a downtime."),
+        click.option(
+            "--labels", help='As JSON, for example {"team": "billing"}. update keeps other labels; null removes one.'
+        ),
+        click.option("--description", help="Text for people."),
         *(_policy_option(row) for row in ROWS),
         click.option("--retry", help='As JSON, for example {"attempts": 3, "statuses": [500]}.'),
         click.option("--limits", help='As JSON, for example {"max_in_flight": 5, "rate": 10}.'),
@@ -75,7 +80,7 @@ def given_fields(options: dict[str, Any]) -> Fields:
             continue
         if name == "on_request":
             fields["cron"] = msgspec.Raw(b"null")
-        elif name in {"payload", "retry", "limits"}:
+        elif name in {"payload", "labels", "retry", "limits"}:
             fields[name] = msgspec.Raw(json_option(f"--{name}", value))
         else:
             fields[name] = msgspec.Raw(msgspec.json.encode(value))

@@ -11,9 +11,10 @@ import click
 import msgspec
 
 from scheduler_api.cli.client import Server, job_path, with_server
-from scheduler_api.cli.complete_values import complete_job, complete_status
+from scheduler_api.cli.complete_values import complete_job
 from scheduler_api.cli.if_match import etag_of
 from scheduler_api.cli.output import in_zone, paint, printable, table
+from scheduler_api.cli.selection_options import conditions_of, selection_options
 
 NAMES_WIDE = 26
 PAGE = 1000
@@ -50,17 +51,20 @@ def one_line(row: bytes) -> bytes:
 
 
 @click.command("list")
+@selection_options
 @click.option(
-    "--status", default=None, shell_complete=complete_status, help="For example active, retrying, paused, quarantined."
+    "--sort",
+    default=None,
+    type=click.Choice(["id", "next_fire", "-last_run", "-consecutive_failures"]),
+    help="The order. All but id go with at most one of --prefix, --label, --status and --target. [default: id]",
 )
-@click.option("--prefix", default=None, help="Only ids with this prefix.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number.")
 @click.option("--jsonl", is_flag=True, help="One JSON object per line.")
 @click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
 @with_server
-def list_jobs(server: Server, status: str | None, prefix: str | None, limit: int, jsonl: bool, utc: bool) -> None:
-    """List jobs, ordered by id."""
-    params = {"status": status, "prefix": prefix, "view": "full" if server.as_json or jsonl else None}
+def list_jobs(server: Server, sort: str | None, limit: int, jsonl: bool, utc: bool, **options: Any) -> None:
+    """List the jobs that match all given conditions."""
+    params = conditions_of(options) | {"sort": sort, "view": "full" if server.as_json or jsonl else None}
     found: list[bytes] = []
     following: str | None = None
     for rows, rest in pages(server, "/jobs", "jobs", params, limit):

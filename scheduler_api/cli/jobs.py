@@ -8,7 +8,7 @@ from scheduler_api.cli.errors import EXIT_CODES
 from scheduler_api.cli.lazy import LazyGroup
 
 COMMANDS = {
-    "list": ("scheduler_api.cli.job_views:list_jobs", "List jobs, ordered by id."),
+    "list": ("scheduler_api.cli.job_views:list_jobs", "List the jobs that match all given conditions."),
     "get": ("scheduler_api.cli.job_views:get", "Show a job."),
     "why": ("scheduler_api.cli.job_health:why", "Explain what a job waits for, and why."),
     "health": (

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import InvalidInput
+from scheduler_core.model.health import Health, failures_of
 from scheduler_core.model.job_state import Failures, JobState, LastRun
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import RunState
@@ -38,7 +39,7 @@ class Found:
     """Jobs on two shards, and pages of them."""
 
     def __init__(self, shards: Shards[RedisStore], redis: Redis) -> None:
-        self.shards: Shards[ShardStore] = shards  # type: ignore[assignment]
+        self.shards: Shards[ShardStore] = shards
         self.redis = redis
         self.clock = ManualClock()
 
@@ -92,12 +93,20 @@ async def found(redis_url: str) -> AsyncIterator[Found]:
 
 
 def matches(
-    view: JobView, labels: Any = (), prefix: str = "", status: str | None = None, q: str = "", **times: Any
+    view: JobView,
+    labels: Any = (),
+    prefix: str = "",
+    status: str | None = None,
+    health: str | None = None,
+    q: str = "",
+    **times: Any,
 ) -> bool:
     """Return whether a job matches, by the words of the documentation."""
     job = view.job
     assert job is not None
     if not all(key in job.labels and value in (None, job.labels[key]) for key, value in labels):
+        return False
+    if health not in (None, view.health()):
         return False
     if not view.id.startswith(prefix) or status not in (None, view.status):
         return False
@@ -122,6 +131,8 @@ def random_state(number: int) -> tuple[JobState, tuple[Any, ...]]:
             make_state(0, paused_at_ms=at(-1), ends_at_ms=at(50)),
             make_state(20, open=retrying(0, 12)),
             make_state(20, open=retrying(0, 60, state=RunState.TAKEN)),
+            make_state(20, open=retrying(-9_000, 60)),
+            make_state(-500),
             make_state(-5, open=make_run(0, in_flight=True)),
             make_state(20, pending=(replace(pending("E", 30), run=retrying(0, 30, on_demand=True)),)),
             make_state(20, pending=(pending("E", 30),)),
@@ -142,6 +153,7 @@ def random_conditions() -> dict[str, Any]:
         "labels": random.choice([(("team", None),), (("team", random.choice(TEAMS)),), (("team", None), ("x", "1"))]),
         "prefix": random.choice(["a", "b/", "é"]),
         "status": random.choice(STATUSES),
+        "health": random.choice(list(Health)),
         "q": random.choice(["B/", "http", "Nightly", "nothing"]),
         "next_fire_before_ms": at(random.choice([0, 11, 25])),
         "next_fire_after_ms": at(random.choice([-10, 5, 15])),
@@ -180,7 +192,8 @@ async def expected(found: Found, sort: str, conditions: dict[str, Any]) -> list[
         if sort == Sort.NEXT_FIRE:
             rank = await found.redis.zscore(keys.due, view.id)
         elif sort == Sort.FAILURES:
-            rank = state.failures.count if state.failures is not None and state.failures.count else None
+            failures = failures_of(state)
+            rank = failures.count if failures is not None and failures.count else None
         elif state.last is not None:
             member = state.last.id.encode()
             scores = [await found.redis.zscore(keys.runs(letter), state.last.id) for letter in "SF"]
