@@ -126,14 +126,17 @@ class RedisFinder:
             limit=limit,
         )
         rows = await self._shard.run(PAGE_BY_SCORE, args, SetKey(set=self._order_key(order)))
-        return [Ranked(int(float(score)), member) for member, score in zip(rows[::2], rows[1::2], strict=True)]
+        found = [Ranked(int(float(score)), member) for member, score in zip(rows[::2], rows[1::2], strict=True)]
+        # Jobs that never succeeded are listed as failing too, without failures in a row: at the end.
+        return [one for one in found if one.score > 0] if reverse else found
 
     async def ranks(self, order: Order, job_ids: Sequence[str]) -> list[int | None]:
         if not job_ids:
             return []
         with translated_faults():
             found: list[Any] = await self._client.zmscore(self._order_key(order), list(job_ids))
-        return [None if score is None else int(score) for score in found]
+        least = 1 if order is Order.FAILURES else 0
+        return [None if score is None or score < least else int(score) for score in found]
 
     async def starts(self, run_ids: Sequence[str]) -> list[int | None]:
         if not run_ids:
