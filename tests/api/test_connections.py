@@ -324,10 +324,10 @@ async def test_a_stopping_server_finishes_open_requests_and_accepts_no_new_ones(
     reached, release = asyncio.Event(), asyncio.Event()
     upsert: Callable[..., Awaitable[object]] = context.jobs.upsert
 
-    async def slow_upsert(job: object, *, restart: bool) -> object:
+    async def slow_upsert(job: object, **options: object) -> object:
         reached.set()
         await release.wait()
-        return await upsert(job, restart=restart)
+        return await upsert(job, **options)
 
     context.jobs.upsert = slow_upsert  # type: ignore[method-assign, assignment]
     sockets = listen("127.0.0.1", 0)
