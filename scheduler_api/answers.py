@@ -113,10 +113,10 @@ def if_match(request: Request) -> frozenset[str] | None:
 
     A weak ETag (``W/``) matches no job, because this header is compared strongly (RFC 9110, 13.1.1).
     """
-    given = request.headers.getlist("If-Match")
+    given = [value for name, value in request.scope["headers"] if name == b"if-match"]
     if not given:
         return None
-    text = ",".join(given).strip()
+    text = b",".join(given).decode("latin-1").strip()
     if text == ANY:
         return frozenset({ANY})
     found: set[str] = set()
