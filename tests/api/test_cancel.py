@@ -13,6 +13,7 @@ from scheduler_api.context import Context
 from scheduler_core.model.policies import Overlap, Policies
 from scheduler_core.model.run import Miss, Reason, Run, RunState
 from scheduler_core.store.claim_keys import child_id
+from scheduler_core.store.redis.keys import SUSPECTED
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases import cancel
 from tests.api.conftest import job
@@ -213,3 +214,20 @@ async def test_an_overlapping_run_is_cancelled_without_the_others(setup: Setup) 
     assert sorted(await setup.records()) == [("cancelled", 10), ("succeeded", 20)]
     assert await setup.store.children("a") == []
     assert await setup.store.client.hlen(KEYS.leases) == 0
+
+
+async def test_a_suspect_that_waits_for_its_trial_is_cancelled(setup: Setup) -> None:
+    await setup.jobs.upsert(make_job("a"))
+    setup.clock.advance(10_000)
+    await setup.node.beat()
+    await setup.node.claim()
+    run_id = setup.node.deliverer.open[0].run_id
+    client = setup.store.client
+    row: Any = await client.hget(KEYS.leases, "a")
+    fence, _, *facts = row.decode().split(" ")
+    facts[2] = "3"  # losses
+    await client.hset(KEYS.leases, "a", " ".join((fence, "-", *facts)))
+    await client.zadd(KEYS.due, {"a": SUSPECTED + at(11)})
+    assert (await setup.service.cancel(run_id)).request_cut is False
+    assert await setup.records() == [("cancelled", 10)]
+    assert await client.zscore(KEYS.due, "a") == at(20)
