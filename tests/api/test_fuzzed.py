@@ -28,7 +28,7 @@ from tests.api.runner import Runner
 from tests.support.examples import TIMES, examples
 
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
-KNOWN = {"job_id": "known", "target_id": 1, "schedule_id": 1, "task_id": "task_1"}
+KNOWN: dict[str, str | int] = {"job_id": "known", "target_id": 1, "schedule_id": 1, "task_id": "task_1"}
 """Ids that exist on the server. Half of all requests use them, because random ones only lead to 404."""
 EXAMPLES = examples(8)
 PARTS = max(1, 3 // TIMES)
@@ -66,6 +66,8 @@ def served(cli_server_with_node: tuple[str, Runner]) -> str:
             ),
         ]
         assert all(answer.is_success for answer in made)
+        operation = client.post("/jobs:resume", json={"select": {"prefix": "none"}}).json()
+        KNOWN["operation_id"] = operation["operation"]
     return url
 
 
