@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from scheduler_core.base.errors import StoreUnavailable
+from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.index import IndexWrite, index_entries, index_writes, label_index
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.claim_keys import child_id
 from scheduler_core.store.find import Kind, Order, Ranked, Source
+from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.codec import encode_job, encode_state
 from scheduler_core.store.redis.index import pack_index
 from scheduler_core.store.redis.settlements import encode_settlement
@@ -223,3 +229,48 @@ async def test_pages_by_score_hold_each_member_once_in_order(store: RedisStore, 
                     assert following == [one for one in wanted[::-1] if one < place]
             await redis.zadd(KEYS.due, scores)
             await redis.zadd(KEYS.index("failing"), scores)
+
+
+# ---- faults of Redis --------------------------------------------------------------------------------------------
+
+
+async def test_a_full_redis_still_removes_the_entries_of_a_job_that_ends(store: RedisStore, redis: Redis) -> None:
+    await beat(store)
+    await store.create([(make_job("a", labels=BILLING), make_state(0)), (make_job("b"), make_state(50))])
+    (claimed,) = (await claim(store)).jobs
+    await redis.config_set("maxmemory", 1)
+    with pytest.raises(StoreUnavailable):
+        await store.create([(make_job("c", labels=BILLING), make_state(10))])
+    with pytest.raises(StoreUnavailable):
+        await store.change("b", await store.read("b"), Transition(make_state(50), job=make_job("b", labels=BILLING)))
+    assert set((await index_sets(redis))["label:team"]) == {"a"}, "a refused change leaves the index as it was"
+    (answer,) = await store.settle([encode_settlement(claimed, Transition(None, remove=True))])
+    assert answer.result == "ok"
+    assert await index_sets(redis) == {}
+
+
+async def test_a_redis_that_is_killed_comes_back_with_an_index_that_fits_its_jobs(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path)
+    server.start()
+    store = RedisStore(connect(server.url))
+    try:
+        for number in range(40):
+            job_id = f"job{number % 9}"
+            await store.create([(make_job(job_id, labels=LABELS[number % len(LABELS)]), make_state(10))])
+            state = make_state(10, paused_at_ms=at(0) if number % 3 else None)
+            job = make_job(job_id, labels=LABELS[(number + 1) % len(LABELS)])
+            step = Transition(state, job=job) if number % 4 else Transition(None, remove=True)
+            assert await store.change(job_id, await store.read(job_id), step)
+        pid = server.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert server.wait_until_dead(10)
+        assert server.ensure_running()
+        redis = Redis.from_url(server.url)
+        content = await dump(redis)
+        await redis.aclose()
+        assert content[KEYS.jobs]
+        assert index_of(content) == scanned_index(content)
+    finally:
+        await store.aclose()
+        server.stop()
