@@ -19,7 +19,7 @@ from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import Miss, MissReason
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis import subscribe
-from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.client import carried_through, connect
 from scheduler_core.store.redis.faults import PASSING, code_of, translate
 from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
@@ -392,3 +392,24 @@ async def test_a_restart_of_redis_ends_the_subscription_and_the_next_one_stands(
         assert await anext(wake_ups) is None
         await own_store.change("job", await own_store.read("job"), Transition(make_state(5), job=make_job("job")))
         assert await anext(wake_ups) == at(5)
+
+
+async def test_a_cancelled_pipeline_keeps_its_connection_until_it_has_its_answers(redis_url: str) -> None:
+    client = connect(redis_url)
+
+    async def wait_for_an_entry() -> None:
+        async with client.pipeline(transaction=False) as pipe:
+            pipe.blpop(["never"], 0.3)
+            await pipe.execute()
+
+    async def is_waiting() -> bool:
+        return int((await client.info("clients"))["blocked_clients"]) > 0
+
+    waiting = asyncio.create_task(wait_for_an_entry())
+    await until(is_waiting)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await client.ping()
+    await carried_through()
+    await client.aclose()

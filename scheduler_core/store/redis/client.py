@@ -27,8 +27,23 @@ _under_way: set[asyncio.Task[Any]] = set()
 class UncancelledPipeline(Pipeline):
     """A pipeline that runs to its end when its caller is cancelled."""
 
+    _executing = False
+
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        return await _carry_through(super().execute(raise_on_error))
+        self._executing = True
+        return await _carry_through(self._execute(raise_on_error))
+
+    async def _execute(self, raise_on_error: bool) -> list[Any]:
+        try:
+            return await super().execute(raise_on_error)
+        finally:
+            self._executing = False
+
+    async def __aexit__(self, *_: object) -> None:
+        # redis-py returns the connection to the pool here. Commands whose caller was cancelled still read from it: its
+        # next user would read at the same time. They return it when they end.
+        if not self._executing:
+            await self.reset()  # type: ignore[no-untyped-call]
 
 
 class UncancelledRedis(Redis):
