@@ -57,15 +57,15 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
         """An opaque text that names this version: it differs after each change, and if the job is created again."""
         return f"{self.created_at_ms:x}-{self.version:x}"
 
-    def same_version(self, other: Job) -> bool:
-        """Return whether both are the same version of the same job; False if it was deleted and created again."""
-        return (self.version, self.created_at_ms) == (other.version, other.created_at_ms)
-
     def same_definition(self, other: Job) -> bool:
         """Return whether both are equal apart from version and instants."""
         return self == msgspec.structs.replace(
             other, version=self.version, created_at_ms=self.created_at_ms, updated_at_ms=self.updated_at_ms
         )
+
+    def same_runs(self, other: Job) -> bool:
+        """Return whether both run alike: they are equal apart from labels, description, version and instants."""
+        return self.same_definition(msgspec.structs.replace(other, labels=self.labels, description=self.description))
 
     def digest(self) -> bytes:
         """Return a digest of the definition as the client sent it: equal definitions have equal digests.

@@ -43,7 +43,8 @@ def plan_upsert(
 
     The first fire time lies after ``now_ms``, except of a new trigger ``now``. An unchanged trigger keeps its position;
     with ``restart``, that of a completed job starts again. A change that leaves no fire time (``max_runs`` is reached)
-    completes the job. ``children``: child runs of an earlier job under this id are still open.
+    completes the job. A change of labels and description alone leaves runs and state as they are. ``children``: child
+    runs of an earlier job under this id are still open.
     """
     old, state = snapshot.job, snapshot.state
     if old is None or state is None:
@@ -51,6 +52,9 @@ def plan_upsert(
     restart = restart and is_finished(state)
     if old.same_definition(new) and not restart:
         return None
+    if old.same_runs(new) and not restart:
+        state, records = write_in_flight(old, state, snapshot, downtimes, store_id)
+        return Transition(state, records, job=_next_version(new, old, now_ms))
     state, records = detach(old, state, snapshot, downtimes, store_id, now_ms=now_ms, why="its job was changed")
     if restart or not same_fire_times(old, new):
         state, misses = pass_over(old, state, MissReason.REPLACED, now_ms=now_ms, pauses=snapshot.pauses)
@@ -74,9 +78,13 @@ def plan_upsert(
         state = replace(state, held_back=replace(state.held_back, until_ms=now_ms, placed=False))
     awaits_children = old.policies.overlap is Overlap.ALLOW and new.policies.overlap is not Overlap.ALLOW
     state = replace(state, keep=_keeps(new), awaits_children=awaits_children or state.awaits_children)
-    job = replace(new, version=old.version + 1, created_at_ms=old.created_at_ms, updated_at_ms=now_ms)
+    job = _next_version(new, old, now_ms)
     step = transition_to(job, state, records, now_ms=now_ms)
     return step if step.remove else replace(step, job=job)
+
+
+def _next_version(new: Job, old: Job, now_ms: int) -> Job:
+    return replace(new, version=old.version + 1, created_at_ms=old.created_at_ms, updated_at_ms=now_ms)
 
 
 def plan_delete(snapshot: Snapshot, *, now_ms: int, downtimes: Sequence[Downtime], store_id: str) -> Transition | None:

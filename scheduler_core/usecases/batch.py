@@ -233,7 +233,7 @@ class _Chunk:
     async def _finish(self, job_id: str, stored: StoredJob, step: Transition | None, now_ms: int) -> None:
         """Run the step after the write of an upsert, or after finding that no write is needed."""
         try:
-            child = await self._service.finish_upsert(stored, job_id, unchanged=step is None)
+            child = await self._service.finish_upsert(stored, job_id, step)
         except CronpostError as error:
             self._results[job_id] = error
             _stop_if_unknown(error)

@@ -111,27 +111,26 @@ class JobService(JobReader):
                 return JobView(job.id, *created, None), True
             found = None if answer == "large" else answer
         stored, transition = await self.change(job.id, plan, found=found)
-        child = await self.finish_upsert(stored, job.id, unchanged=transition is None)
+        child = await self.finish_upsert(stored, job.id, transition)
         view = self._view(job.id, stored, transition, child)
         if transition is None:
             return view, False
         log.info(JOB_UPSERTED, job_id=job.id, version=transition.job.version if transition.job else None)
         return view, True
 
-    async def finish_upsert(self, stored: StoredJob, job_id: str, *, unchanged: bool = False) -> Run | None:
-        """Run the step after an upsert: stop retrying child runs of earlier definitions. Returns the latest of them
-        that is in flight.
+    async def finish_upsert(self, stored: StoredJob, job_id: str, step: Transition | None) -> Run | None:
+        """Run the step after an upsert: stop retrying child runs that run otherwise than the new definition. Returns
+        the latest of them that is in flight.
 
-        ``stored``: the job before the upsert. ``unchanged``: an equal definition was stored already. The request that
+        ``stored``: the job before the upsert. ``step``: None: an equal definition was stored already. The request that
         stored it may have failed before this step, so the child runs that it left are cancelled too.
         """
-        state = stored.snapshot.state
-        if not unchanged:
-            await self._release_target(job_id, stored.snapshot.job)
-        if unchanged and (overlaps(stored) or (state is not None and state.awaits_children)):
-            return await self._cancel_children(job_id, "its job was changed", of_others_than=stored.snapshot.job)
-        if not unchanged and overlaps(stored):
-            return await self._cancel_children(job_id, "its job was changed")
+        state, old = stored.snapshot.state, stored.snapshot.job
+        if step is not None:
+            await self._release_target(job_id, old)
+        new = old if step is None else step.job
+        if overlaps(stored) or (step is None and state is not None and state.awaits_children):
+            return await self._cancel_children(job_id, "its job was changed", of_others_than=new)
         return None
 
     async def delete(self, job_id: str, *, if_match: IfMatch | None = None) -> Run | None:
@@ -368,14 +367,20 @@ class JobService(JobReader):
         """Stop retrying the child runs of a job after a change. Their open requests are not cut off. Returns the latest
         of these runs that is in flight.
 
-        ``of_others_than``: cancel only runs of other definitions than this one. Raises OutcomeUnknown if Redis fails,
-        because the change itself is stored.
+        ``of_others_than``: leave the runs that were created with this job and run as it does. Raises OutcomeUnknown if
+        Redis fails, because the change itself is stored.
         """
         release = ReleaseWait(self._store, self._clock)
 
         def plan(stored: StoredJob, now_ms: int) -> Transition | None:
             its = stored.snapshot.job
-            if of_others_than is not None and its is not None and its.same_version(of_others_than):
+            other = of_others_than
+            if (
+                other is not None
+                and its is not None
+                and other.created_at_ms == its.created_at_ms
+                and other.same_runs(its)
+            ):
                 return None
             return plan_cancel_unit(
                 stored.snapshot,

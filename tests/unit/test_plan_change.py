@@ -147,6 +147,18 @@ def test_a_change_cancels_a_run_that_waits_for_its_retry(
     assert planned.state is None or planned.state.open is None
 
 
+@pytest.mark.parametrize("words", [{"labels": {"team": "billing"}}, {"description": "invoices"}])
+def test_a_change_of_labels_or_description_leaves_runs_as_they_are(words: dict[str, Any]) -> None:
+    before = stored(make_state(10, open=retrying(0, 5)))
+    planned = done(upsert(make_job(**words), before, 4))
+    assert planned.records == ()
+    assert planned.state == before.state
+    assert planned.job is not None
+    assert (planned.job.version, planned.job.labels) == (2, words.get("labels", {}))
+    in_flight = after(done(upsert(make_job(**words), stored(make_state(0), lease=make_lease(0)), 4))).open
+    assert in_flight == make_run(0, id=FIRST_RUN, in_flight=True)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_ends_the_wait_for_a_busy_runner_and_accounts_for_what_passed(
     change: Callable[[Snapshot, float], Transition | None],
