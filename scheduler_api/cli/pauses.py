@@ -12,7 +12,7 @@ from scheduler_api.cli.instants import FUTURE_FORMAT, instant_option
 from scheduler_api.cli.output import printable, table
 
 UNTIL_HELP = f"Resume then, without a command: {FUTURE_FORMAT}."
-NOTE_HELP = "Why, for whoever finds it paused; at most 1000 characters."
+NOTE_HELP = "The reason, shown with the pause; at most 1000 characters."
 
 
 def pause_body(until: str | None, note: str | None) -> bytes:

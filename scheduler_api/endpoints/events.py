@@ -15,6 +15,7 @@ from scheduler_api.openapi.common import BAD, RETRY_AFTER
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, problem
 from scheduler_api.wire.answers.events import RETRY_MS, SentEvent
 from scheduler_api.wire.json_body import nearest
+from scheduler_api.wire.labels import check_key
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.event import EventType
 from scheduler_core.usecases.events import EventFeed, Listener, Wanted
@@ -123,8 +124,7 @@ def _check_types(types: Sequence[str]) -> None:
 
 def _label(text: str) -> tuple[str, str | None]:
     key, colon, value = text.partition(":")
-    if not key:
-        raise InvalidInput("label must be key:value or key", field="label")
+    check_key(key, "label")
     return key, value if colon else None
 
 

@@ -30,6 +30,8 @@ from scheduler_api.wire.answers.operations import (
     show_result,
 )
 from scheduler_api.wire.operations import BODIES, operation_of
+from scheduler_core.base.errors import InvalidInput
+from scheduler_core.model.run import run_id_ms
 from scheduler_core.store.operations import OperationState
 from scheduler_core.usecases.operation_spec import Verb
 
@@ -41,8 +43,12 @@ def _start(verb: Verb) -> Endpoint:
         query(request)
         body = await read_body(request)
         context = context_of(request)
+        spec = operation_of(verb, body, now_ms=context.clock.now_ms())
         async with context.store_slot():
-            view = await context.operations.start(operation_of(verb, body, now_ms=context.clock.now_ms()))
+            try:
+                view = await context.operations.start(spec)
+            except InvalidInput as error:  # an unknown target, found by the store
+                raise InvalidInput(f"in select: {error.detail}", field=f"select.{error.field}") from None
         if view.state == OperationState.DONE:
             return json_answer(show_result(view))
         return json_answer(OperationAccepted(view.id), 202, headers={"Location": f"/operations/{view.id}"})
@@ -54,9 +60,12 @@ async def list_operations(request: Request) -> Response:
     """``GET /operations?cursor=&limit=``: newest first."""
     params = query(request, "cursor", "limit")
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
+    after = params.get("cursor", "")
+    if after and run_id_ms(after) is None:
+        raise InvalidInput("not a cursor of this list; use next of an earlier page, or none", field="cursor")
     context = context_of(request)
     async with context.store_slot():
-        views, following = await context.operations.page(after=params.get("cursor", ""), limit=limit)
+        views, following = await context.operations.page(after=after, limit=limit)
     headers = None if following is None else next_link(request, params, cursor=following)
     return json_answer(OperationPage([show_operation(view) for view in views], following), headers=headers)
 

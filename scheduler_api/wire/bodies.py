@@ -267,7 +267,7 @@ class Pause(Described, forbid_unknown_fields=True):
 
     note: Annotated[
         Maybe[Annotated[str, Meta(max_length=MAX_NOTE_CHARACTERS)] | None],
-        Meta(description="Why, for whoever finds it paused."),
+        Meta(description="The reason, shown with the pause."),
     ] = UNSET
     until: Annotated[
         Maybe[Instant | None],

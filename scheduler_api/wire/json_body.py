@@ -223,9 +223,11 @@ def instant_of(text: str, *, field: str) -> int:
         try:
             parsed = datetime.fromisoformat(f"{day}T{time}{(fraction or '')[:7]}{offset.upper()}")
             at_ms = (parsed - _EPOCH) // _MILLISECOND
-        except ValueError:
-            at_ms = -1
-        if 0 <= at_ms < INSTANTS_END_MS:
+        except ValueError:  # no such day or time
+            pass
+        else:
+            if not 0 <= at_ms < INSTANTS_END_MS:
+                raise InvalidInput(f"{field} must be from 1970 to 8999", field=field)
             return at_ms
     raise InvalidInput(
         f"{field} must be an RFC 3339 instant with its offset, such as 2030-01-31T12:00:00Z", field=field

@@ -17,6 +17,7 @@ from scheduler_api.wire.json_body import (
     instant_of,
     nested,
     read_object,
+    refuse_repeated,
     required,
 )
 from scheduler_api.wire.labels import check_labels
@@ -207,9 +208,10 @@ def _per_second(fields: Fields) -> int:
 
 
 def _labels(fields: Fields) -> dict[str, str | None]:
-    expected = "an object of labels to set; null removes one"
+    expected = "an object with at least one label to set; null removes a label"
     found: dict[str, str | None] = required(fields, "labels", dict[str, str | None], expected)
     if not found:
-        raise InvalidInput(f"labels must be {expected}, with at least one", field="labels")
+        raise InvalidInput(f"labels must be {expected}", field="labels")
+    refuse_repeated(bytes(fields["labels"]), path="labels.")
     check_labels({key: value or "" for key, value in found.items()})
     return found

@@ -131,6 +131,7 @@ async def test_filters_select_events(
     [
         ("type=run.begun", "type"),
         ("label=:x", "label"),
+        ("label=" + "k" * 64, "label"),
         ("job=", "job"),
         ("jobs=a", "jobs"),
         ("&".join(["job=a"] * 101), "job"),

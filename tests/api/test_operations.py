@@ -148,7 +148,15 @@ async def test_operations_are_listed_page_by_page(client: httpx.AsyncClient) -> 
         path = answer.links["next"]["url"] if "next" in answer.links else None
     assert sorted(seen) == sorted(made)
     assert seen == sorted(seen, reverse=True)
-    assert [answer.status_code for answer in [await client.get("/operations?limit=0")]] == [400]
+    for wrong in ("limit=0", "cursor=zzz", f"cursor={seen[0].lower()}"):
+        assert (await client.get(f"/operations?{wrong}")).json()["field"] == wrong.partition("=")[0]
+
+
+async def test_a_label_that_is_given_twice_is_refused(client: httpx.AsyncClient) -> None:
+    await put(client, "a")
+    answer = await client.post("/jobs:label", content=b'{"all": true, "labels": {"k": "1", "k": null}}')
+    assert (answer.status_code, answer.json().get("field")) == (400, "labels.k")
+    assert (await client.get("/jobs/a")).json()["labels"] == {}
 
 
 JOBS = ("pause", "resume", "run", "delete", "label")
@@ -201,7 +209,7 @@ async def test_a_body_that_is_wrong_for_every_verb(
         ("/jobs:label", {"labels": {"a:b": "c"}}, "labels"),
         ("/jobs:label", {"labels": {"a": 1}}, "labels"),
         ("/jobs:label", {"labels": {"a": "x" * 256}}, "labels.a"),
-        ("/jobs:pause", {"select": {"target": "unknown"}, "all": ...}, "target"),
+        ("/jobs:pause", {"select": {"target": "unknown"}, "all": ...}, "select.target"),
         ("/jobs:pause", {"select": {"status": "tired"}, "all": ...}, "select.status"),
         ("/runs:replay", {"definition": "old"}, "definition"),
         ("/runs:replay", {"select": {"state": "open"}, "all": ...}, "select.state"),

@@ -80,6 +80,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a text": ({"every_seconds": "5"}, "every_seconds", "a number"),
     "true": ({"every_seconds": True}, "every_seconds", "a number"),
     "no instant": ({"at": "tomorrow"}, "at", "RFC 3339"),
+    "after the calendar": ({"at": "9999-12-31T23:59:59Z"}, "at", "from 1970 to 8999"),
     "no offset": ({"at": "2999-01-01T00:00:00"}, "at", "RFC 3339"),
     "a number": ({"at": 5}, "at", "RFC 3339"),
     "the past": ({"at": "2026-01-01T00:00:00Z"}, "at", "has passed"),
