@@ -52,7 +52,10 @@ Line = tuple[str, str]
 @click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
 @with_server
 def why(server: Server, job_id: str, utc: bool) -> None:
-    """Explain what a job waits for, and why: its next fire, a retry, a pause, a limit; its last failure and misses."""
+    """Explain what a job waits for, and why.
+
+    It may wait for its next fire time, a retry, the end of a pause or a limit. Also shows its last failure and misses.
+    """
     job = server.request("GET", job_path(job_id)).json()
     health = server.request("GET", job_path(job_id, "/health")).json()
     params = {"limit": RECORDS_SHOWN}
@@ -220,7 +223,7 @@ def _misses(records: list[dict[str, Any]], zone: str | None) -> Iterator[Line]:
 @click.option("--utc", is_flag=True, help="All times in UTC instead of the job's zone.")
 @with_server
 def health(server: Server, job_id: str | None, limit: int, utc: bool) -> None:
-    """Show the health of a job with success rate and durations; without an id, list the jobs that are not well."""
+    """Show the health of a job; without an id, list the jobs that are not well."""
     if job_id is None:
         _list_unhealthy(server, limit, utc=utc)
         return

@@ -38,7 +38,7 @@ COMMANDS = {
     "runs": ("scheduler_api.cli.runs:runs", "Show, cancel and retry runs of jobs, schedules and tasks."),
     "pause": ("scheduler_api.cli.pauses:pause", "Pause everything: all jobs, schedules and one-off tasks."),
     "resume": ("scheduler_api.cli.pauses:resume", "Resume everything."),
-    "watch": ("scheduler_api.cli.watch:watch", "Show events of jobs, runs and nodes as they happen."),
+    "watch": ("scheduler_api.cli.watch:watch", "Show events of jobs, runs and nodes as they happen, until Ctrl-C."),
     "attention": (
         "scheduler_api.cli.attention:attention",
         "List what needs a person, the worst first, with the command that resolves it.",

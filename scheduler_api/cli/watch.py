@@ -43,7 +43,7 @@ def watch(
     count: int | None,
     last_event_id: str | None,
 ) -> None:
-    """Show what happens to jobs, runs and nodes, until Ctrl-C.
+    """Show events of jobs, runs and nodes as they happen, until Ctrl-C.
 
     After a lost connection it connects again and continues where it was. Events that were lost are shown as
     events.lost. With --json each event is a line.

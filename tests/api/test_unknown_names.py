@@ -19,7 +19,7 @@ from tests.support.stores import beat, claim, put
 
 REFUSED = [
     ("GET", "/jobs?stauts=active", None, "stauts", "'status'"),
-    ("GET", "/jobs/a?view=full", None, "view", "known: none"),
+    ("GET", "/jobs/a?viwe=definition", None, "viwe", "'view'"),
     ("GET", "/jobs/a/runs?mises=true", None, "mises", "'misses'"),
     ("GET", "/cron/next?exp=@daily", None, "exp", "'expr'"),
     ("GET", "/breakers?x=1", None, "x", "known: none"),
