@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
+from scheduler_api.cli.main import main
 from scheduler_core.base.config_reader import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +56,25 @@ def test_the_documentation_names_only_settings_that_exist() -> None:
     pages = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
     named = {name: page.name for page in pages for name in SETTING.findall(page.read_text(encoding="utf-8"))}
     assert {name: page for name, page in named.items() if name not in known} == {}
+
+
+def command_names(group: click.Group) -> set[str]:
+    """List the commands below ``group``, each with its group's name: ``jobs pause``, ``watch``."""
+    context = click.Context(group)
+    found = set()
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        found |= {f"{name} {one}" for one in command_names(command)} if isinstance(command, click.Group) else {name}
+    return found
+
+
+def test_the_page_of_the_command_line_lists_every_command() -> None:
+    rows = [line for line in (ROOT / "docs/cli.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    listed: set[str] = set()
+    for names in (re.findall(r"`([a-z ]+)`", row.split("|")[1]) for row in rows):
+        group = names[0].rpartition(" ")[0] if names else ""
+        listed |= {name if " " in name or not group else f"{group} {name}" for name in names}
+    assert command_names(main) - listed == set()
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
