@@ -58,8 +58,8 @@ def end_run(
         return state, ended
     if state.failures is not None:
         state = replace(state, failures=failures_after_success(state.failures, ended))
-        if state.unresolved is not None and counts(run.reason):
-            state = replace(state, unresolved=None)
+    if state.unresolved is not None and counts(run.reason):
+        state = replace(state, unresolved=None)
     totals = Totals(totals.runs + 1, totals.succeeded + 1, totals.latency_ms + latency)
     return replace(
         state,

@@ -55,6 +55,13 @@ def test_a_backfill_that_succeeds_resolves_no_other_failure_but_its_own_failure_
     assert after(make_state(), RunState.FAILED, reason=Reason.BACKFILL).unresolved == Unresolved("RUN", at(1), at(1))
 
 
+def test_a_success_resolves_the_failure_of_a_backfill_of_a_job_that_has_no_other_failure() -> None:
+    failed = after(make_state(), RunState.FAILED, reason=Reason.BACKFILL)
+    again = after(failed, RunState.SUCCEEDED, reason=Reason.BACKFILL)
+    assert again.unresolved is not None
+    assert after(again, RunState.SUCCEEDED).unresolved is None
+
+
 def test_a_continuation_that_is_set_aside_is_listed_once() -> None:
     state = after(make_state(), RunState.FAILED, reason=Reason.CONTINUATION)
     assert state.unresolved is None
