@@ -69,7 +69,7 @@ def _cancel_waiting(
     cancelled = cancel_entries(job, [entry], now_ms=now_ms, why=WHY)
     misses: tuple[Record, ...] = ()
     if was_held and state.trigger_blocked_by is None:
-        state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms)
+        state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms, pauses=snapshot.pauses)
     return transition_to(job, state, (*records, *cancelled, *misses), now_ms=now_ms)
 
 

@@ -19,6 +19,7 @@ from scheduler_core.plan.continuation import PENDING_BYTES, PENDING_LIMIT
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.in_flight import write_in_flight
 from scheduler_core.plan.misses import pass_over
+from scheduler_core.plan.paused import wake_now
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ def plan_run_now(
             return Skipped("not_due", earliest.not_before_ms)
         sooner = replace(earliest, not_before_ms=min(now_ms, earliest.not_before_ms), forced=paused_continuation)
         pending = tuple(sooner if one is earliest else one for one in state.pending)
-        return Started(earliest.run_id, Transition(replace(state, pending=pending), records))
+        return Started(earliest.run_id, Transition(wake_now(replace(state, pending=pending), now_ms=now_ms), records))
     if bare and not force and state.last_success_start_ms is not None:
         next_at = state.last_success_start_ms + job.policies.min_interval_ms
         if now_ms < next_at:
@@ -125,7 +126,7 @@ def plan_backfill(
     count = trigger.count_in(first - 1, last, limit)
     replay = Replay(Reason.BACKFILL, first, last, limit if count is None else min(count, limit), backfill_id)
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
-    return replay, Transition(replace(state, replays=(*state.replays, replay)), records)
+    return replay, Transition(wake_now(replace(state, replays=(*state.replays, replay)), now_ms=now_ms), records)
 
 
 def plan_replace_pending(
@@ -144,7 +145,7 @@ def plan_replace_pending(
     if run is not None:
         detached = run.detached or run.reason is Reason.CONTINUATION
         state = replace(state, open=replace(run, list_replaced=True, detached=detached))
-    state = replace(state, pending=(*entries, *belated))
+    state = wake_now(replace(state, pending=(*entries, *belated)), now_ms=now_ms)
     misses: tuple[Record, ...] = ()
     if was_blocked and not entries:
         state, misses = pass_over(job, state, MissReason.HELD, now_ms=now_ms, pauses=snapshot.pauses)
@@ -162,7 +163,7 @@ def plan_revive(
     state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
     again = Pending(new_id, now_ms, failed.payload, failed.reason, replay_of=failed.replay_of)
     pending = tuple(again if one is failed else one for one in state.pending)
-    return Transition(replace(state, pending=pending), records)
+    return Transition(wake_now(replace(state, pending=pending), now_ms=now_ms), records)
 
 
 def _present(snapshot: Snapshot) -> tuple[Job, JobState]:

@@ -41,9 +41,26 @@ def recount(job: Job, state: JobState, *, now_ms: int) -> JobState:
 
 
 def held_entries(state: JobState, pause: Pause) -> list[Pending]:
-    """Return the entries that a pause of everything holds: all but requested runs."""
+    """Return the entries that a pause of everything holds: all but requested runs, and those that a client forces."""
     requested = startable(state, paused=True)
-    return [entry for entry in startable(state) if entry not in requested or _waited_before(entry.run, pause)]
+    return [
+        entry
+        for entry in startable(state)
+        if entry not in requested or (_waited_before(entry.run, pause) and not entry.forced)
+    ]
+
+
+def wake_now(state: JobState, *, now_ms: int) -> JobState:
+    """Return ``state`` so that the job is claimed now, for runs that a client adds to a job which a pause of everything
+    holds back.
+
+    Its mark would hold them until its next fire time, also after the resume. If the pause lasts, that claim holds the
+    job back again, in steps because of these runs.
+    """
+    held_back = state.held_back
+    if held_back is None or not held_back.is_pause:
+        return state
+    return replace(state, held_back=replace(held_back, until_ms=min(held_back.until_ms, now_ms)))
 
 
 def is_requested(run: Run, pause: Pause) -> bool:

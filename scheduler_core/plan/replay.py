@@ -25,6 +25,7 @@ from scheduler_core.model.transition import Transition
 from scheduler_core.plan.attention import after_replay
 from scheduler_core.plan.continuation import PENDING_BYTES, PENDING_LIMIT
 from scheduler_core.plan.in_flight import write_in_flight
+from scheduler_core.plan.paused import wake_now
 
 MOST_REPLAYS = 50
 """The maximum number of replays of a job that are not settled: half of the pending list stays free for other runs."""
@@ -80,7 +81,8 @@ def plan_replay(
     pending = (*others, entry)
     if sum(len(one.payload or b"") for one in pending) > PENDING_BYTES:
         raise RunConflict(f"the runs that wait for this job have {PENDING_BYTES} bytes of payload already")
-    return Transition(after_replay(replace(state, pending=pending), original.id), records)
+    state = wake_now(replace(state, pending=pending), now_ms=now_ms)
+    return Transition(after_replay(state, original.id), records)
 
 
 def open_replays(state: JobState) -> int:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
-from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Replay, Snapshot
+from scheduler_core.model.job_state import HeldBack, HoldReason, JobState, Pending, Replay, Snapshot
 from scheduler_core.model.lease import Lease
 from scheduler_core.model.pause import Pause, PauseTerms, known_pauses
 from scheduler_core.model.policies import Overlap, Policies
@@ -17,10 +17,18 @@ from scheduler_core.model.run import Miss, MissReason, Reason, Record, RunState
 from scheduler_core.model.transition import Transition, next_wake_ms
 from scheduler_core.plan.account import make_account
 from scheduler_core.plan.backoff import RetryPolicy
+from scheduler_core.plan.cancel import plan_cancel_run
 from scheduler_core.plan.change import plan_pause, plan_resume, plan_upsert
 from scheduler_core.plan.claim import Work, plan_claim
-from scheduler_core.plan.on_demand import Started, plan_run_now
+from scheduler_core.plan.on_demand import (
+    Started,
+    plan_backfill,
+    plan_replace_pending,
+    plan_revive,
+    plan_run_now,
+)
 from scheduler_core.plan.paused import LONGEST_STEP_MS
+from scheduler_core.plan.replay import plan_replay
 from scheduler_core.plan.settle import plan_settle
 from scheduler_core.triggers.trigger import AtSpec
 from tests.support.factories import (
@@ -35,6 +43,7 @@ from tests.support.factories import (
     pending,
     retrying,
     seconds,
+    settled_run,
     state_of,
 )
 
@@ -261,6 +270,49 @@ def test_a_forced_request_starts_a_continuation_that_the_pause_holds() -> None:
     assert work(claim(state_of(answer.transition), 12, OPEN_PAUSE)).run.id == "PAGE"
 
 
+def test_a_forced_request_starts_a_continuation_that_waits_for_its_retry() -> None:
+    run = make_run(
+        1, started_at_ms=at(1), reason=Reason.CONTINUATION, on_demand=True, state=RunState.RETRYING, attempt=1
+    )
+    waits = Pending(run.id, at(100), None, Reason.CONTINUATION, run)
+    answer = plan_run_now(
+        Snapshot(JOB, make_state(10, pending=(waits,)), None, (OPEN_PAUSE,)),
+        pending("ASKED", 7),
+        force=True,
+        bare=True,
+        now_ms=at(7),
+        downtimes=(),
+        store_id=STORE_ID,
+    )
+    assert isinstance(answer, Started)
+    assert work(claim(state_of(answer.transition), 7, OPEN_PAUSE)).run.id == run.id
+
+
+@pytest.mark.parametrize("what", ["backfill", "replay", "revived", "listed"])
+def test_a_run_that_is_added_to_a_held_job_does_not_wait_for_its_next_fire_time(what: str) -> None:
+    failed = Pending("FAILED", at(0), b"1", Reason.CONTINUATION, failed="the answer was 500")
+    state = state_of(held(claim(make_state(10, pending=(failed,)), 10, OPEN_PAUSE)))
+    assert next_wake_ms(state) == at(20)
+    resumed = Pause(at(5), None, 1, at(12), 1)
+    snapshot = Snapshot(JOB, state, None, (resumed,))
+    common: dict[str, Any] = {"now_ms": at(13), "downtimes": (), "store_id": STORE_ID}
+    if what == "backfill":
+        step = plan_backfill(snapshot, start_ms=at(-10), end_ms=at(0), limit=3, backfill_id="B", **common)[1]
+    elif what == "replay":
+        step = plan_replay(snapshot, settled_run(0, 500), "NEW", current=True, force=False, **common)
+    elif what == "revived":
+        revived = plan_revive(snapshot, "FAILED", "NEW", **common)
+        assert revived is not None
+        step = revived
+    else:
+        entry = replace(pending("NEW", 13), reason=Reason.CONTINUATION)
+        step = plan_replace_pending(snapshot, [entry], **common)
+    assert step.wake_ms == at(13)
+    assert work(claim(state_of(step), 13, resumed)).run.fire_time_ms <= at(13)
+    again = held(claim(state_of(step), 13, OPEN_PAUSE))
+    assert again.wake_ms == at(15), "if the pause lasts, it looks again in steps"
+
+
 def test_a_backfill_waits_for_the_resume() -> None:
     state = make_state(100, replays=(Replay(Reason.BACKFILL, at(-30), at(-10), 3, "BACK"),))
     planned = held(claim(state, 6, OPEN_PAUSE))
@@ -299,6 +351,14 @@ def test_a_change_of_the_trigger_in_the_pause_keeps_the_reason_of_the_fire_times
     step = plan_upsert(new, snapshot, now_ms=at(47), downtimes=(), store_id=STORE_ID)
     assert step is not None
     assert misses(step.records) == [("replaced", 10, 20), ("paused", 30, 40)]
+
+
+def test_fire_times_that_a_cancelled_continuation_held_in_a_pause_are_paused() -> None:
+    waits = replace(pending("PAGE", 100), reason=Reason.CONTINUATION)
+    snapshot = Snapshot(JOB, make_state(10, pending=(waits,)), None, (Pause(at(15), at(35), fence=1),))
+    step = plan_cancel_run(snapshot, "PAGE", now_ms=at(45), downtimes=(), store_id=STORE_ID)
+    assert step is not None
+    assert misses(step.records) == [("held", 10, 10), ("paused", 20, 30), ("held", 40, 40)]
 
 
 @pytest.mark.parametrize(
