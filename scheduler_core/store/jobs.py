@@ -82,7 +82,8 @@ class Beside(msgspec.Struct, frozen=True):
     """Data that the next attempt of a child run needs besides the run's own documents."""
 
     job: str
-    """``same``: the job still has the definition that the run started with; else ``changed`` or ``gone``."""
+    """``same``: the job still has the definition that the run started with, apart from labels and description; else
+    ``changed`` or ``gone``."""
     latest_success: Entry | None
 
 

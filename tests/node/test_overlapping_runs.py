@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from scheduler_core.embedded import EmbeddedRedis
@@ -125,6 +126,16 @@ async def test_a_node_does_not_retry_an_overlapping_run_of_a_job_that_was_change
 
 async def test_a_node_retries_an_overlapping_run_of_an_unchanged_job(setup: Setup) -> None:
     await fail_one(setup)
+    setup.clock.advance(2 * SECOND)
+    await setup.work()
+    assert [one.header("Cronpost-Attempt") for one in setup.open] == ["2"]
+
+
+async def test_new_labels_disturb_no_overlapping_run(setup: Setup) -> None:
+    await fail_one(setup)
+    assert await setup.jobs.relabel("a", {"team": "billing"})
+    labelled = replace(overlapping(), labels={"team": "billing"})
+    assert (await setup.jobs.upsert(labelled))[1] is False
     setup.clock.advance(2 * SECOND)
     await setup.work()
     assert [one.header("Cronpost-Attempt") for one in setup.open] == ["2"]

@@ -17,6 +17,7 @@ from scheduler_core.store.loop import REPLY_BYTES
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import (
     decode_entry,
+    decode_job,
     decode_record,
     is_mark,
 )
@@ -168,12 +169,18 @@ class Reads(RedisShard):
             HistoryKey(history=self._keys.history(job_id)),
         )
         latest: Entry | None = None
-        for row in answer[1:]:
+        job, definition, copy, *entries = answer
+        for row in entries:
             with contextlib.suppress(CorruptDocument):
                 entry = decode_entry(row)
                 if isinstance(entry, Entry) and (latest is None or entry.fire_time_ms >= latest.fire_time_ms):
                     latest = entry
-        return Beside(answer[0].decode(), latest)
+        if job == b"changed":
+            with contextlib.suppress(CorruptDocument):
+                now, its = decode_job(job_id, definition), decode_job(job_id, copy)
+                if now.created_at_ms == its.created_at_ms and now.same_runs(its):
+                    return Beside("same", latest)
+        return Beside(job.decode(), latest)
 
     async def settled_run(self, run_id: str) -> Run | None:
         with translated_faults():

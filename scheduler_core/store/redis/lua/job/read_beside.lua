@@ -13,20 +13,26 @@
 --   3 part       count: entries examined together, at least as many as child runs overlap
 --   4 parts      count: the most parts that are examined, the latest first
 -- Returns
---   {'same', 'changed' or 'gone', entry, entry, ...}: the successes of the latest part that has any
+--   {'same', 'changed' or 'gone', definition or '', copy or '', entry, entry, ...}: if it changed, the definition of the
+--   job and the copy of the child run; and the successes of the latest part that has any
 -- Cost: O(entries since the latest success); two or three commands if it is among the latest `part`.
 
 local jobs, history = KEYS[1], KEYS[2]
 local part, parts = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local definitions = redis.call('HMGET', jobs, ARGV[1], ARGV[2])
-local reply = {not definitions[1] and 'gone' or definitions[1] == definitions[2] and 'same' or 'changed'}
+local reply = {'same', '', ''}
+if not definitions[1] then
+  reply[1] = 'gone'
+elseif definitions[1] ~= definitions[2] then
+  reply = {'changed', definitions[1], definitions[2] or ''}
+end
 for i = 1, parts do
   local entries = redis.pcall('LRANGE', history, -i * part, -(i - 1) * part - 1)
   if entries.err or #entries == 0 then break end
   for _, entry in ipairs(entries) do
     if string.sub(entry, 1, 1) == 'S' then reply[#reply + 1] = entry end
   end
-  if #reply > 1 or #entries < part then break end
+  if #reply > 3 or #entries < part then break end
 end
 return reply
