@@ -21,7 +21,7 @@ from scheduler_api.answers import (
     whole,
 )
 from scheduler_api.context import context_of
-from scheduler_api.openapi.common import BAD, CURSOR, LIMIT, NEXT_PAGE, STORE_FAULTS
+from scheduler_api.openapi.common import BAD, BODY_FAULTS, CURSOR, LIMIT, NEXT_PAGE, STORE_FAULTS
 from scheduler_api.openapi.operation import Answer, Operation, described, problem, query_names
 from scheduler_api.wire.answers.attention import Attention, Dismissed, show_attention
 from scheduler_core.base.errors import InvalidInput
@@ -102,6 +102,7 @@ ROUTES = described(
             **BAD,
             404: problem("No such job, task or entry."),
             409: problem("The stored job cannot be read: put it again or delete it."),
+            **BODY_FAULTS,
             **STORE_FAULTS,
         },
     ),

@@ -273,8 +273,16 @@ JobOrDefinition = Annotated[
     Meta(extra_json_schema={"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Job", "JobBody")]}),
 ]
 _SHOWN = {200: Answer("The job.", ShownJob, [ETAG]), **BAD, **NO_JOB, **IS_A_SCHEDULE, **STORE_FAULTS}
-_CHANGED = {**_SHOWN, **NOT_MATCHED}
-_DELETED = {200: Answer("Removed.", Deleted), **BAD, **NO_JOB, **IS_A_SCHEDULE, **NOT_MATCHED, **STORE_FAULTS}
+_CHANGED = {**_SHOWN, **NOT_MATCHED, **BODY_FAULTS}
+_DELETED = {
+    200: Answer("Removed.", Deleted),
+    **BAD,
+    **NO_JOB,
+    **IS_A_SCHEDULE,
+    **NOT_MATCHED,
+    **BODY_FAULTS,
+    **STORE_FAULTS,
+}
 
 operation = partial(Operation, "Jobs")
 ROUTES = described(
@@ -322,7 +330,7 @@ ROUTES = described(
         parameters=[IF_MATCH],
         body=Pause,
         body_required=False,
-        answers={**_CHANGED, **BODY_FAULTS},
+        answers=_CHANGED,
     ),
     operation(
         "POST /jobs/{job_id}/resume",

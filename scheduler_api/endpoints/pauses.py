@@ -71,7 +71,12 @@ ROUTES = described(
         "resume_all",
         "Resume everything; nothing is caught up",
         description="Jobs that are paused themselves stay paused.",
-        answers={200: Answer("Nothing is paused by `POST /pause`.", PauseChanged), **BAD, **STORE_FAULTS},
+        answers={
+            200: Answer("Nothing is paused by `POST /pause`.", PauseChanged),
+            **BAD,
+            **BODY_FAULTS,
+            **STORE_FAULTS,
+        },
     ),
     operation(
         "GET /pause",

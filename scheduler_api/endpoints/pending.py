@@ -226,6 +226,7 @@ ROUTES = described(
             200: Answer("The job.", Job),
             **BAD,
             404: problem("No such job, or no such pending run."),
+            **BODY_FAULTS,
             **STORE_FAULTS,
         },
     ),

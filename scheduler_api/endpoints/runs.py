@@ -291,6 +291,7 @@ ROUTES = [
                 **BAD,
                 404: problem("No such run."),
                 409: problem("The run has ended otherwise (`already_settled`)."),
+                **BODY_FAULTS,
                 **STORE_FAULTS,
             },
         ),

@@ -117,6 +117,29 @@ async def test_the_description_has_every_field_of_a_job(client: httpx.AsyncClien
     assert set(SCHEMAS["Job"]["properties"]) == {*shown, *elsewhere}
 
 
+WITHOUT_FIELDS = (
+    "DELETE /",
+    "DELETE /jobs/{job_id}",
+    "POST /attention/{entry_id}/dismiss",
+    "POST /jobs/{job_id}/pending/{run_id}/revive",
+    "POST /jobs/{job_id}/resume",
+    "POST /operations/{operation_id}/cancel",
+    "POST /resume",
+    "POST /runs/{run_id}/cancel",
+)
+
+
+@pytest.mark.parametrize("operation", WITHOUT_FIELDS)
+async def test_the_answer_to_a_compressed_body_is_described_where_no_field_is_known(
+    client: httpx.AsyncClient, operation: str
+) -> None:
+    method, path = operation.split()
+    coded = {"Content-Encoding": "gzip"}
+    answer = await client.request(method, re.sub(r"{\w+}", "a", path), content=b"{}", headers=coded)
+    assert answer.status_code == 415
+    assert {"413", "415"} <= DOCUMENT["paths"][path][method.lower()]["responses"].keys()
+
+
 def test_the_methods_of_a_target_are_those_that_are_accepted() -> None:
     assert tuple(TargetMethod) == TARGET_METHODS
 
