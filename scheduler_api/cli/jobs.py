@@ -32,6 +32,16 @@ COMMANDS = {
         "scheduler_api.cli.run_requests:run",
         "Start a run of a job, or of many, now: the earliest pending one, else one with the job's payload.",
     ),
+    "cancel": ("scheduler_api.cli.job_runs:cancel", "Cancel the runs of a job that have not ended."),
+    "retry": (
+        "scheduler_api.cli.job_runs:retry",
+        "Run the latest failed run of a job again, as a new run with the same fire time.",
+    ),
+    "replay": ("scheduler_api.cli.job_runs:replay", "Run the failed runs of a job again."),
+    "watch": (
+        "scheduler_api.cli.job_runs:watch",
+        "Show events of a job and its runs as they happen, until Ctrl-C.",
+    ),
     "label": ("scheduler_api.cli.many:label", "Set and remove labels of a job, or of many."),
     "backfill": ("scheduler_api.cli.run_requests:backfill", "Run past fire times again, one by one."),
     "pending": (

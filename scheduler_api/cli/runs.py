@@ -153,6 +153,11 @@ def _pretty(body: str) -> str:
 @with_server
 def cancel(server: Server, run_id: str) -> None:
     """Cancel a run that has not ended. Its runner may still be working on it."""
+    cancel_run(server, run_id)
+
+
+def cancel_run(server: Server, run_id: str) -> None:
+    """Cancel a run and print what became of its request."""
     answer = server.ask("POST", f"/runs/{quote(run_id, safe='')}/cancel")
     if server.as_json:
         return
@@ -167,6 +172,11 @@ def cancel(server: Server, run_id: str) -> None:
 @with_server
 def retry(server: Server, run_id: str, current: bool, force: bool) -> None:
     """Run a run that has ended again, as a new run with the same fire time."""
+    retry_run(server, run_id, current=current, force=force)
+
+
+def retry_run(server: Server, run_id: str, *, current: bool, force: bool) -> None:
+    """Run a run again and print the id of the new one."""
     fields: dict[str, Any] = {"force": force}
     if current:
         fields["definition"] = "current"

@@ -48,7 +48,14 @@ def watch(
     After a lost connection it connects again and continues where it was. Events that were lost are shown as
     events.lost. With --json each event is a line.
     """
-    feed = _Feed(server, {"job": jobs, "label": labels, "type": types}, last_event_id)
+    show_events(server, {"job": jobs, "label": labels, "type": types}, count=count, last_event_id=last_event_id)
+
+
+def show_events(
+    server: Server, filters: dict[str, Any], *, count: int | None = None, last_event_id: str | None = None
+) -> None:
+    """Print the events that match ``filters``, the parameters of ``GET /events``; ends after ``count`` of them."""
+    feed = _Feed(server, filters, last_event_id)
     if not server.as_json:
         head = _aligned([*WIDTHS])
         click.echo(click.style(head, bold=True) if in_colour() else head)
