@@ -116,6 +116,7 @@ class Accounted(History):
 
 class Cut(Accounted):
     bound = 3
+    keeps_all_records = False
 
 
 @pytest.mark.random
