@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from scheduler_api.cli.client import Server, job_path, with_server
 from scheduler_api.cli.complete_values import complete_job
 from scheduler_api.cli.errors import EXIT_REFUSED, Failed, local_problem
 from scheduler_api.cli.instants import PAST_FORMAT, instant_option
-from scheduler_api.cli.many import FLOW, PER_SECOND, act, with_options
+from scheduler_api.cli.many import FLOW, PER_SECOND, replay_runs, with_options
 from scheduler_api.cli.runs import cancel_run, retry_run
 from scheduler_api.cli.watch import show_events
 
@@ -68,12 +66,8 @@ def replay(
     """
     window = {"from": instant_option(start, "ago"), "to": instant_option(end, "ago")}
     select = {"job": job_id} | {name: value for name, value in window.items() if value is not None}
-    body: dict[str, Any] = {"select": select}
-    if per_second is not None:
-        body["per_second"] = per_second
-    if current_definition:
-        body["definition"] = "current"
-    act(server, "/runs", "replay", body, dry_run=dry_run, no_wait=no_wait)
+    flow = {"dry_run": dry_run, "no_wait": no_wait}
+    replay_runs(server, select, current_definition=current_definition, per_second=per_second, **flow)
 
 
 @click.command()

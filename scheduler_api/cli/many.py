@@ -323,7 +323,21 @@ def replay(
     select: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if everything == bool(select):
         raise click.UsageError("give conditions such as --job, --label or --from, or only --all")
-    body: dict[str, Any] = {"select": select or {"all": True}}
+    flow = {"dry_run": dry_run, "no_wait": no_wait}
+    replay_runs(server, select or {"all": True}, current_definition=current_definition, per_second=per_second, **flow)
+
+
+def replay_runs(
+    server: Server,
+    select: dict[str, Any],
+    *,
+    current_definition: bool,
+    per_second: int | None,
+    dry_run: bool,
+    no_wait: bool,
+) -> None:
+    """Replay the selected runs and print the progress."""
+    body: dict[str, Any] = {"select": select}
     if per_second is not None:
         body["per_second"] = per_second
     if current_definition:

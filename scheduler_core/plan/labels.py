@@ -11,7 +11,7 @@ from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import Snapshot
 from scheduler_core.model.transition import Transition
-from scheduler_core.plan.in_flight import write_in_flight
+from scheduler_core.plan.change import plan_upsert
 
 LabelChanges = Mapping[str, str | None]
 """Label keys to their new values; None removes the label."""
@@ -36,11 +36,10 @@ def plan_labels(
     No run depends on a label: unlike after an upsert, runs in flight and waiting retries continue. Raises InvalidInput
     if the job would have too many labels.
     """
-    job, state = snapshot.job, snapshot.state
-    if job is None or state is None:
+    job = snapshot.job
+    if job is None or snapshot.state is None:
         return None
     labels = with_labels(job, changes)
     if labels == job.labels:
         return None
-    state, records = write_in_flight(job, state, snapshot, downtimes, store_id)
-    return Transition(state, records, job=replace(job, labels=labels, version=job.version + 1, updated_at_ms=now_ms))
+    return plan_upsert(replace(job, labels=labels), snapshot, now_ms=now_ms, downtimes=downtimes, store_id=store_id)
