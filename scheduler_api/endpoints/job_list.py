@@ -16,9 +16,9 @@ from scheduler_api.openapi.common import BAD, CURSOR, LIMIT, NEXT_PAGE, STORE_FA
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
 from scheduler_api.wire.answers.jobs import HealthName, JobPage, JobStatus, show_job
 from scheduler_api.wire.fields import Instant
-from scheduler_api.wire.labels import MAX_LABELS
 from scheduler_api.wire.selection import MAX_TEXT, selection_of
 from scheduler_core.base.errors import InvalidInput
+from scheduler_core.model.job import MAX_LABELS
 from scheduler_core.usecases.job_health import with_facts_of_lists
 from scheduler_core.usecases.job_orders import Sort
 from scheduler_core.usecases.selection import page_of_selected

@@ -8,9 +8,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from scheduler_api.wire.json_body import Fields, refuse_repeated, required
 from scheduler_core.base.errors import InvalidInput
-from scheduler_core.model.job import Job
+from scheduler_core.model.job import MAX_LABELS, Job
 
-MAX_LABELS = 32
 MAX_KEY_CHARACTERS = 63
 MAX_VALUE_CHARACTERS = 255
 MAX_DESCRIPTION_CHARACTERS = 1000

@@ -12,9 +12,10 @@ from msgspec import Meta
 from scheduler_api.wire.answers.jobs import HealthName, JobStatus
 from scheduler_api.wire.fields import Described, Instant, Maybe
 from scheduler_api.wire.json_body import instant_of, nested, required
-from scheduler_api.wire.labels import MAX_LABELS, check_key
+from scheduler_api.wire.labels import check_key
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.health import Health
+from scheduler_core.model.job import MAX_LABELS
 from scheduler_core.usecases.selection import Selection
 
 MAX_TEXT = 255

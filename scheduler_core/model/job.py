@@ -13,6 +13,9 @@ from scheduler_core.model.policies import DEFAULT_POLICIES, Overlap, Policies, R
 from scheduler_core.model.request import RequestSpec
 from scheduler_core.triggers.trigger import AtSpec, EverySpec, TriggerSpec
 
+MAX_LABELS = 32
+"""The most labels of a job."""
+
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """The definition of a job. Field names are stored as one letter, to keep small jobs small."""

@@ -8,15 +8,13 @@ from msgspec.structs import replace
 
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.downtime import Downtime
-from scheduler_core.model.job import Job
+from scheduler_core.model.job import MAX_LABELS, Job
 from scheduler_core.model.job_state import Snapshot
 from scheduler_core.model.transition import Transition
 from scheduler_core.plan.change import plan_upsert
 
 LabelChanges = Mapping[str, str | None]
 """Label keys to their new values; None removes the label."""
-
-MAX_LABELS = 32
 
 
 def with_labels(job: Job, changes: LabelChanges) -> dict[str, str]:
