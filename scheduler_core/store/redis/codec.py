@@ -324,6 +324,7 @@ def decode_pauses(stored: bytes) -> Pauses:
     return Pauses(int(version), tuple(found))
 
 
+@lru_cache(maxsize=16)
 def decode_counted_downtimes(stored: bytes) -> tuple[Downtime, ...]:
     """Decode the number of downtimes that were ever recorded, a space, and the stored downtimes."""
     count, _, windows = stored.partition(b" ")
