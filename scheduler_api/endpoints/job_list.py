@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 from typing import Annotated, Literal
@@ -88,7 +87,7 @@ async def list_jobs(request: Request) -> Response:
     for first in range(0, len(views), SHOWN_AT_ONCE):
         part = views[first : first + SHOWN_AT_ONCE]
         shown += [show_job(view, with_payload=with_payloads, rules=context.health_rules) for view in part]
-        await asyncio.sleep(0)
+        await context.clock.sleep(0)
     return json_answer(JobPage(shown, following, page.examined), headers=headers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from scheduler_core.base.clock import Clock
@@ -21,6 +21,7 @@ from scheduler_core.base.errors import (
     TooManyReplays,
 )
 from scheduler_core.base.events import OPERATION_ENDED, OPERATION_ERROR, get_logger
+from scheduler_core.model.run import Run
 from scheduler_core.store.operations import OperationState, OperationStore, Saved, TakenOperation
 from scheduler_core.store.shards import PerShard, Shards, ShardStore
 from scheduler_core.usecases.bulk_replay import UNFINISHED, BulkReplay
@@ -48,6 +49,8 @@ SAVE_SECONDS = 0.5
 since then."""
 POLL_SECONDS = 0.5
 """Pause between two visits of the jobs of a replay, if none of them had room for a further run."""
+HISTORIES_AT_ONCE = 8
+"""Jobs whose histories are read together for a replay; bounds the records in memory."""
 REST_FROM_SECONDS = 0.02
 TRIES_OF_ONE = 8
 """How often one job may fail in a row although its shard accepts writes, before this counts as an error of the job."""
@@ -297,24 +300,36 @@ class Carrier:
             for job_ids in self._replay.portions(progress):
                 async with self._turns.one():
                     views = await self._replay.views_of(job_ids)
-                for job_id, view in zip(job_ids, views, strict=True):
-                    await self._replay_job(job_id, view)
+                for start in range(0, len(job_ids), HISTORIES_AT_ONCE):
+                    part = job_ids[start : start + HISTORIES_AT_ONCE]
+                    await self._replay_some(dict(zip(part, views[start : start + HISTORIES_AT_ONCE], strict=True)))
             if progress.matched == handled and progress.unfinished:
                 await self._wait(POLL_SECONDS)
 
     async def _begin_job(self, view: JobView) -> None:
         self.progress.unfinished[view.id] = None
 
-    async def _replay_job(self, job_id: str, view: JobView | None) -> None:
-        """Replay runs of one job, as many as have room now, and count the results."""
-        progress = self.progress
+    async def _replay_some(self, views: Mapping[str, JobView | None]) -> None:
+        """Replay runs of some jobs. Their histories are read together: one after another, most of the time is waiting
+        for Redis."""
         async with self._turns.one():
-            room = await self._replay.room_of(view, is_first=progress.unfinished[job_id] is None)
-            rest = await self._replay.rest_of(job_id, progress.unfinished[job_id]) if room else []
-        if not room:
-            await self._check()
-            return
-        for run in rest:
+            left = await asyncio.gather(*(self._left_of(job_id, view) for job_id, view in views.items()))
+        for (job_id, view), (room, runs) in zip(views.items(), left, strict=True):
+            if room:
+                await self._replay_job(job_id, view, room, runs)
+            else:
+                await self._check()
+
+    async def _left_of(self, job_id: str, view: JobView | None) -> tuple[int, list[Run]]:
+        """Return how many runs of a job may be replayed now, and which are left; none if none may be."""
+        position = self.progress.unfinished[job_id]
+        room = await self._replay.room_of(view, is_first=position is None)
+        return room, await self._replay.rest_of(job_id, position) if room else []
+
+    async def _replay_job(self, job_id: str, view: JobView | None, room: int, runs: Sequence[Run]) -> None:
+        """Replay runs of one job, at most ``room`` now, and count the results."""
+        progress = self.progress
+        for run in runs:
             why = self._replay.skipped(run, view)
             if why is not None:
                 progress.skip(why)
