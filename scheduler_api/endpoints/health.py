@@ -13,14 +13,13 @@ from starlette.responses import Response
 
 from scheduler_api.answers import json_answer
 from scheduler_api.context import Context, context_of
+from scheduler_api.endpoints.gauges import update_gauges
 from scheduler_api.openapi.common import RETRY_AFTER, STORE_FAULTS
 from scheduler_api.openapi.operation import Answer, Operation, described
 from scheduler_api.wire.answers.pauses import show_paused_since
 from scheduler_api.wire.answers.service import Health, NodeCount, Readiness, Totals
 from scheduler_core.base.errors import StoreError
 from scheduler_core.model.pause import Pause
-from scheduler_core.node.loops.heartbeat import set_clock
-from scheduler_core.usecases.job_health import job_samples, read_counts
 
 TEXT_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")
 """The formats that Prometheus requests. It may list its binary format first, and accepts text as well."""
@@ -76,7 +75,7 @@ async def metrics(request: Request) -> Response:
         async with context.store_slot():
             return json_answer(await _totals(context))
     with contextlib.suppress(StoreError):
-        await _count(context)
+        await update_gauges(context)
     try:
         encode, content_type = choose_encoder(accepted)
     except (TypeError, ValueError):  # an invalid version, such as 1e9
@@ -138,33 +137,6 @@ async def _pause_of_all(context: Context) -> Pause | None:
 async def _nodes_alive(context: Context) -> int:
     await context.ensure_clock()
     return (await context.shards.counts(now_ms=context.clock.now_ms())).nodes
-
-
-async def _count(context: Context) -> None:
-    """Update the gauges of sizes. While Redis is unreachable they keep their values; other metrics show the fault."""
-    if not context.clock.is_set:
-        await set_clock(context.shards, context.clock)
-    counts = await context.shards.counts(now_ms=context.clock.now_ms())
-    context.metrics.jobs.set(counts.jobs)
-    context.metrics.due.set(counts.due)
-    context.metrics.claimed.set(counts.claimed)
-    context.metrics.nodes.set(counts.nodes)
-    context.metrics.suspects.set(counts.suspects)
-    await _count_health(context, jobs=counts.jobs)
-    totals = await context.history.totals()
-    context.metrics.stored_runs.set(totals.stored)
-    context.metrics.stored_bytes.set(totals.stored_bytes)
-
-
-async def _count_health(context: Context, *, jobs: int) -> None:
-    """Update the metrics of unhealthy jobs, and those of single jobs if the setting asks for them."""
-    counts = await read_counts(context.shards)
-    if counts is not None:
-        context.metrics.health.set_counts(counts, labelled=context.metrics_label is not None)
-    limit = context.settings.metrics_jobs
-    if limit:
-        samples = await job_samples(context.shards, context.clock, context.health_rules, limit=limit)
-        context.metrics.health.set_jobs(samples, left_out=max(0, jobs - len(samples)))
 
 
 operation = partial(Operation, "Monitoring")
