@@ -18,9 +18,27 @@ async def update_gauges(context: Context) -> None:
     context.metrics.nodes.set(counts.nodes)
     context.metrics.suspects.set(counts.suspects)
     await _count_health(context, jobs=counts.jobs)
+    await _count_open_work(context)
     totals = await context.history.totals()
     context.metrics.stored_runs.set(totals.stored)
     context.metrics.stored_bytes.set(totals.stored_bytes)
+
+
+async def _count_open_work(context: Context) -> None:
+    """Update the gauges of tasks, operations, of what needs a person, and of the pause of everything."""
+    metrics, now_ms = context.metrics, context.clock.now_ms()
+    tasks = await context.tasks.backlog()
+    metrics.due_tasks.set(tasks.due)
+    metrics.oldest_task.set(0 if tasks.oldest_due_ms is None else max(0, now_ms - tasks.oldest_due_ms) / 1000)
+    operations = await context.operations.count_open()
+    metrics.operations.labels("carried").set(operations.carried)
+    metrics.operations.labels("waiting").set(operations.waiting)
+    attention = await context.attention.counts()
+    metrics.attention.labels("settlement").set(attention.settlements)
+    metrics.attention.labels("quarantined").set(attention.quarantined)
+    metrics.attention.labels("job").set(attention.jobs)
+    metrics.attention.labels("task").set(attention.tasks)
+    metrics.paused.set(0 if await context.pauses.running() is None else 1)
 
 
 async def _count_health(context: Context, *, jobs: int) -> None:

@@ -13,9 +13,18 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 SMALLEST = frozenset({"process_start_time_seconds", "process_max_fds"})
-LARGEST = frozenset({"process_open_fds"})
+LARGEST = frozenset(
+    {
+        "process_open_fds",
+        "cronpost_store_round_trip_seconds",
+        "cronpost_store_memory_bytes",
+        "cronpost_store_memory_limit_bytes",
+        "cronpost_history_limit_runs",
+        "cronpost_history_limit_bytes",
+    }
+)
 """The earliest start, and the most open and the fewest allowed file descriptors, as each process has its own limit. CPU
-time and memory are added up."""
+time and memory are added up. All processes use the same Redis and the same limits of the history."""
 
 Sample = tuple[str, dict[str, str], float]
 """Name, labels, value."""

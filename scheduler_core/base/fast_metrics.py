@@ -29,6 +29,11 @@ class FastCounter(Collector):
         """Add one to the counter with these label values."""
         self._counts[labels] = self._counts.get(labels, 0) + 1
 
+    def start(self, *labels: str) -> None:
+        """Show the counter with these label values from the beginning, with 0: Prometheus does not see the increase of
+        a series that begins with 1."""
+        self._counts.setdefault(labels, 0)
+
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for labels, count in list(self._counts.items()):

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, Process
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from scheduler_core.base.errors import OutcomeUnknown, StoreRefused, StoreUnavailable
 from scheduler_core.base.events import dropped_lines
 from scheduler_core.base.fast_metrics import FastCounter, FastHistogram
 from scheduler_core.base.health_metrics import HealthMetrics
@@ -57,6 +58,17 @@ class Metrics:
         self.store_faults = Counter(
             "cronpost_store_faults_total", "Commands that Redis did not carry out.", ["fault"], registry=r
         )
+        for error in (StoreUnavailable, OutcomeUnknown, StoreRefused):
+            self.store_faults.labels(error.code)
+        self.store_round_trip = Gauge(
+            "cronpost_store_round_trip_seconds", "How long Redis took to answer the last heartbeat.", registry=r
+        )
+        self.store_memory = Gauge(
+            "cronpost_store_memory_bytes", "Memory that Redis uses; of several servers the fullest.", registry=r
+        )
+        self.store_memory_limit = Gauge(
+            "cronpost_store_memory_limit_bytes", "maxmemory of that Redis; 0: none, or unknown.", registry=r
+        )
         self.service_faults = Counter(
             "cronpost_service_faults_total", "Unexpected errors in a background service.", ["service"], registry=r
         )
@@ -98,6 +110,20 @@ class Metrics:
         self.health = HealthMetrics(r)
         self.claimed = Gauge("cronpost_claimed_jobs", "Jobs held by a node.", registry=r)
         self.nodes = Gauge("cronpost_nodes", "Nodes with a recent heartbeat.", registry=r)
+        self.paused = Gauge("cronpost_paused", "1 while everything is paused.", registry=r)
+        self.attention = Gauge(
+            "cronpost_attention",
+            "Entries that need a person: settlements that Redis refuses, quarantined jobs, jobs with failures, stale "
+            "tasks.",
+            ["kind"],
+            registry=r,
+        )
+        self.operations = Gauge(
+            "cronpost_operations",
+            "Open operations on many jobs: a process works on them (carried), or none does now (waiting).",
+            ["state"],
+            registry=r,
+        )
         self.suspects = Gauge(
             "cronpost_suspects",
             "Runs with which several nodes died: tried in groups, or waiting for their trial.",
@@ -106,6 +132,16 @@ class Metrics:
         self.stored_runs = Gauge("cronpost_history_runs", "Settled runs whose records are stored.", registry=r)
         self.stored_bytes = Gauge(
             "cronpost_history_bytes", "Bytes of these records, with stored requests and answers.", registry=r
+        )
+        self.stored_runs_limit = Gauge(
+            "cronpost_history_limit_runs",
+            "Most records kept of successful runs, and of failed ones: CRONPOST_HISTORY_MAX_RUNS of this node.",
+            registry=r,
+        )
+        self.stored_bytes_limit = Gauge(
+            "cronpost_history_limit_bytes",
+            "Most bytes of records on this node: CRONPOST_HISTORY_MAX_MEGABYTES.",
+            registry=r,
         )
         self.clock_offset = Gauge(
             "cronpost_clock_offset_seconds", "How far this machine's wall clock is ahead of Redis's.", registry=r
@@ -116,6 +152,12 @@ class Metrics:
         self.clock_jumps = Counter("cronpost_clock_jumps_total", "Jumps of Redis's clock.", registry=r)
         self.task_batches = Counter("cronpost_task_batches_total", "Batches of one-off tasks taken.", registry=r)
         self.task_calls_in_flight = Gauge("cronpost_task_calls_in_flight", "Open calls of one-off tasks.", registry=r)
+        self.due_tasks = Gauge("cronpost_due_tasks", "One-off tasks that are due and in no batch.", registry=r)
+        self.oldest_task = Gauge(
+            "cronpost_oldest_due_task_seconds",
+            "For how long the first due task that was never called has been due; 0: none is due.",
+            registry=r,
+        )
         self.tasks_removed = Counter(
             "cronpost_stale_tasks_removed_total", "Stale tasks removed because there were too many.", registry=r
         )

@@ -20,6 +20,7 @@ from scheduler_core.node.loops.task_batches import TaskBatcher, TaskWakeupSubscr
 from scheduler_core.node.node import Node
 from scheduler_core.node.shard_loops import FLUSH_SECONDS, NodeShard
 from scheduler_core.store.shards import Shards, ShardStore
+from scheduler_core.usecases.report import start_series
 
 log = get_logger(__name__)
 
@@ -54,6 +55,9 @@ class Engine:
             NodeShard(node, one, shards, deliverer, clock, metrics, timekeeper, self.limiter, order, sole=sole)
             for node, one in zip(nodes, shards.all, strict=True)
         ]
+        start_series(metrics)
+        metrics.stored_runs_limit.set(settings.history_max_runs)
+        metrics.stored_bytes_limit.set(settings.history_max_megabytes << 20)
         metrics.in_flight.set_function(lambda: len(self.node.in_flight))
         metrics.not_started.set_function(lambda: sum(len(shard.queue) for shard in self._shards))
         metrics.unsettled.set_function(lambda: sum(shard.settler.unsettled for shard in self._shards))

@@ -54,6 +54,15 @@ class Saved(StrEnum):
     """Another process carries the operation, or it has ended; nothing was stored."""
 
 
+class OpenOperations(msgspec.Struct, frozen=True):
+    """The numbers of open operations."""
+
+    carried: int
+    """A process works on them."""
+    waiting: int
+    """Their lease is over, so a node will take them."""
+
+
 class OperationStore(Protocol):
     """Stores operations on the first shard. Every method raises StoreUnavailable or StoreRefused; ``create`` and
     ``cancel`` raise OutcomeUnknown as in ``JobStore``."""
@@ -66,6 +75,10 @@ class OperationStore(Protocol):
 
     async def without_carrier(self, *, now_ms: int, limit: int) -> list[str]:
         """Return the ids of open operations whose lease is over, those that waited longest first."""
+        ...
+
+    async def count_open(self, *, now_ms: int) -> OpenOperations:
+        """Count the open operations."""
         ...
 
     async def take(self, operation_id: str, *, carrier: str, now_ms: int, until_ms: int) -> TakenOperation | None:

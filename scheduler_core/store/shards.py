@@ -41,6 +41,14 @@ class Finding(msgspec.Struct, frozen=True):
     fatal: bool
 
 
+class ServerMemory(msgspec.Struct, frozen=True):
+    """The memory of one Redis server."""
+
+    used_bytes: int
+    limit_bytes: int
+    """Its maxmemory; 0: none, or unknown."""
+
+
 class ShardStore(LoopStore, JobStore, Protocol):
     """One shard: the stores of the loop and of the jobs, access to the other stores on it, and its condition."""
 
@@ -115,6 +123,10 @@ class ShardStore(LoopStore, JobStore, Protocol):
 
     async def server_info(self) -> Mapping[str, Any]:
         """Read the server's INFO."""
+        ...
+
+    def memory(self, infos: Sequence[Mapping[str, Any]]) -> ServerMemory:
+        """Return the memory of the fullest of the servers that returned these INFOs."""
         ...
 
     def findings(self, infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:

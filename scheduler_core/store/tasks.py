@@ -88,6 +88,14 @@ class Place(msgspec.Struct, frozen=True):
     number: int = 0
 
 
+class TaskBacklog(msgspec.Struct, frozen=True):
+    """The tasks that are due and in no batch."""
+
+    due: int
+    oldest_due_ms: int | None
+    """The instant of the first one that was never called; None: none is due."""
+
+
 class TaskStore(Protocol):
     """Stores one-off tasks and their batches.
 
@@ -138,6 +146,10 @@ class TaskStore(Protocol):
         self, parts: Sequence[str], start: Place | None, limit: int
     ) -> tuple[list[StoredTask], Place | None]:
         """Read up to ``limit`` tasks of ``parts`` from ``start`` on; also return where the next page begins."""
+        ...
+
+    async def backlog(self, *, now_ms: int) -> TaskBacklog:
+        """Count the tasks that are due and in no batch."""
         ...
 
     async def delete(self, stored: StoredTask, record: Run | None) -> str:

@@ -126,13 +126,23 @@ class AttentionService:
         self._tasks = tasks
         self._clock = clock
 
+    async def counts(self) -> AttentionCounts:
+        """Count what needs a person, over all shards."""
+        found = await asyncio.gather(*(store.counts() for store in self._stores))
+        return AttentionCounts(
+            sum(one.settlements for one in found),
+            sum(one.quarantined for one in found),
+            sum(one.jobs for one in found),
+            sum(one.tasks for one in found),
+        )
+
     async def page(self, cursor: AttentionCursor | None, limit: int) -> AttentionPage:
         """Return the next entries: refused settlements, then quarantined jobs, then all others, each newest first.
 
         An entry that appears or is resolved between two pages may be left out; no other entry is, and none is shown
         twice unless it fails anew.
         """
-        total = _total(await asyncio.gather(*(store.counts() for store in self._stores)))
+        total = _total(await self.counts())
         dropped = max(0, total - MOST)
         at = AttentionCursor(0, 0) if cursor is None else cursor
         entries: list[AttentionEntry] = []
@@ -316,8 +326,8 @@ class AttentionService:
         raise AttentionNotFound(entry_id)
 
 
-def _total(counts: Sequence[AttentionCounts]) -> int:
-    return sum(one.settlements + one.quarantined + one.jobs + one.tasks for one in counts)
+def _total(counts: AttentionCounts) -> int:
+    return counts.settlements + counts.quarantined + counts.jobs + counts.tasks
 
 
 def _before(at: AttentionCursor, source: Source, sources: Sequence[Source]) -> Spot | None:

@@ -14,7 +14,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import CorruptDocument, OperationEnded, OperationNotFound, StoreError, TooManyOperations
 from scheduler_core.base.events import OPERATION_CANCELLED, OPERATION_STARTED, get_logger
 from scheduler_core.model.run import random_run_id
-from scheduler_core.store.operations import OperationState, StoredOperation, TakenOperation
+from scheduler_core.store.operations import OpenOperations, OperationState, StoredOperation, TakenOperation
 from scheduler_core.store.shards import PerShard, Shards, ShardStore
 from scheduler_core.usecases.carry import Carrier, LeaseLost, Turns, encoded_start
 from scheduler_core.usecases.history import HistoryService
@@ -123,6 +123,10 @@ class OperationService:
             raise OperationNotFound(operation_id)
         view = self._view(stored)
         return view if view.is_over else msgspec.structs.replace(view, left_ms=await self._left_ms(view))
+
+    async def count_open(self) -> OpenOperations:
+        """Count the open operations."""
+        return await self._store.count_open(now_ms=self._clock.now_ms())
 
     async def page(self, *, after: str, limit: int) -> tuple[list[OperationView], str | None]:
         """Return operations with smaller ids than ``after`` (empty: all), newest first, and the id after which the

@@ -7,12 +7,22 @@ import logging
 from scheduler_core.base.events import FIRES_MISSED, RUN_SETTLED, get_logger, instant, log_often
 from scheduler_core.base.log_lines import rfc3339
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.run import Miss, Run, RunState
+from scheduler_core.model.run import Miss, MissReason, Reason, Run, RunState
 
 log = get_logger(__name__)
 
 WENT_WRONG = frozenset({RunState.FAILED, RunState.LOST, RunState.CONFLICT})
 """Final states that are logged as warnings."""
+
+
+def start_series(metrics: Metrics) -> None:
+    """Show the counters of runs and misses with 0, so that an alert sees the first run that is lost."""
+    for state in RunState:
+        if state not in (RunState.OPEN, RunState.RETRYING, RunState.TAKEN):
+            for reason in Reason:
+                metrics.runs.start(state.value, reason.value)
+    for miss in MissReason:
+        metrics.misses.labels(miss.value)
 
 
 def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:

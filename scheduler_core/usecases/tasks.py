@@ -10,7 +10,7 @@ from scheduler_core.base.events import TASK_DELETED, TASK_REVIVED, TASK_SETTINGS
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.task import Task, TaskRules, TaskStatus, new_run_id, task_id, task_number
 from scheduler_core.plan.task import plan_revive, run_of_deleted
-from scheduler_core.store.tasks import PARTS, Place, StoredTask, TaskStore
+from scheduler_core.store.tasks import PARTS, Place, StoredTask, TaskBacklog, TaskStore
 from scheduler_core.usecases.report import report_record
 
 log = get_logger(__name__)
@@ -55,6 +55,10 @@ class TaskService:
     ) -> tuple[list[StoredTask], Place | None]:
         """Return tasks with this status (None: all), and where the next page begins; None at the end."""
         return await self._store.page(PARTS_OF[status], start, limit)
+
+    async def backlog(self) -> TaskBacklog:
+        """Count the tasks that are due and in no batch."""
+        return await self._store.backlog(now_ms=self._clock.now_ms())
 
     async def delete(self, public_id: str) -> None:
         """Delete a task in any status. An open call is not cut off. Raises TaskNotFound."""

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scheduler_api.context import Context
 from scheduler_core.base.config import ApiSettings
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.store.attention import SetAside
 from tests.api.conftest import client_of, job
 
 
@@ -52,6 +53,28 @@ async def test_metrics_are_prometheus_text_with_current_sizes(client: httpx.Asyn
     assert value(answer.text, "cronpost_due_jobs") == 0
     assert value(answer.text, "cronpost_http_requests_total", method="POST", status="202") == 3
     assert value(answer.text, "cronpost_http_requests_total", method="POST", status="400") == 1
+
+
+async def test_metrics_have_the_work_that_waits(client: httpx.AsyncClient, context: Context) -> None:
+    await context.ensure_clock()
+    task = {"webhookUrl": "http://localhost:8080/hook", "executeAt": "2020-01-01T00:00:00Z"}
+    await client.post("/api/v1/tasks", json=[task, task])
+    await client.post("/pause", json={})
+    text = (await client.get("/metrics", headers={"Accept": "text/plain"})).text
+    assert value(text, "cronpost_due_tasks") == 2
+    assert value(text, "cronpost_oldest_due_task_seconds") > 86_400
+    assert value(text, "cronpost_paused") == 1
+    assert value(text, "cronpost_operations", state="waiting") == 0
+    for kind in ("settlement", "quarantined", "job", "task"):
+        assert value(text, "cronpost_attention", kind=kind) == 0
+    await client.post("/resume")
+    await client.delete("/api/v1/tasks/task_1")
+    await client.delete("/api/v1/tasks/task_2")
+    await context.store.attention_store().set_aside(SetAside("a", 1, "run", "refused"), at_ms=context.clock.now_ms())
+    text = (await client.get("/metrics", headers={"Accept": "text/plain"})).text
+    assert value(text, "cronpost_oldest_due_task_seconds") == value(text, "cronpost_due_tasks") == 0
+    assert value(text, "cronpost_paused") == 0
+    assert value(text, "cronpost_attention", kind="settlement") == 1
 
 
 async def test_metrics_are_openmetrics_on_request(client: httpx.AsyncClient) -> None:

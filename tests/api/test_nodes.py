@@ -51,6 +51,24 @@ def test_clock_offsets_are_not_added_up() -> None:
     assert value(merge_families(parts), "cronpost_clock_offset_seconds") == -0.5
 
 
+def test_what_all_processes_share_is_not_added_up() -> None:
+    parts = []
+    for seconds, used in ((0.002, 100), (0.5, 90)):
+        counted = Metrics()
+        counted.store_round_trip.set(seconds)
+        counted.store_memory.set(used)
+        counted.store_memory_limit.set(200)
+        counted.stored_runs_limit.set(1_000)
+        counted.stored_bytes_limit.set(2_000)
+        parts.append(families_of(counted.registry))
+    together = merge_families(parts)
+    assert value(together, "cronpost_store_round_trip_seconds") == 0.5
+    assert value(together, "cronpost_store_memory_bytes") == 100
+    assert value(together, "cronpost_store_memory_limit_bytes") == 200
+    assert value(together, "cronpost_history_limit_runs") == 1_000
+    assert value(together, "cronpost_history_limit_bytes") == 2_000
+
+
 def process(**values: float) -> list[Family]:
     kind = "counter" if "cpu_seconds_total" in values else "gauge"
     return [Family(f"process_{name}", kind, "", [(f"process_{name}", {}, value)]) for name, value in values.items()]

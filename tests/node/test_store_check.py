@@ -8,6 +8,7 @@ import pytest
 
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.store_check import LOOK_SECONDS, StoreCheck
+from scheduler_core.store.redis.check import fullest
 from scheduler_core.store.redis.open import open_shards
 from tests.support.manual_clock import ManualClock
 from tests.support.processes import Processes, RedisServer
@@ -71,3 +72,27 @@ async def test_the_latest_findings_stay_while_redis_is_away(redis: RedisServer) 
     await check.look()
     assert len(check.warnings) == 1
     await shards.aclose()
+
+
+async def test_the_memory_of_redis_and_its_limit_are_metrics(redis: RedisServer) -> None:
+    await redis.set_config("maxmemory", str(1 << 30))
+    shards = open_shards(redis.url, number=1)
+    metrics = Metrics()
+    await StoreCheck(shards, ManualClock(), metrics).look()
+    assert metrics.registry.get_sample_value("cronpost_store_memory_limit_bytes") == 1 << 30
+    assert 100_000 < (metrics.registry.get_sample_value("cronpost_store_memory_bytes") or 0) < 1 << 30
+    await shards.aclose()
+
+
+@pytest.mark.parametrize(
+    ("infos", "expected"),
+    [
+        ([{"used_memory": 5, "maxmemory": 10}, {"used_memory": 900, "maxmemory": 1000}], (900, 1000)),
+        ([{"used_memory": 9, "maxmemory": 10}, {"used_memory": 700, "maxmemory": 1000}], (9, 10)),
+        ([{"used_memory": 9, "maxmemory": 0}, {"used_memory": 700, "maxmemory": 0}], (700, 0)),
+        ([{}], (0, 0)),
+    ],
+)
+def test_of_several_servers_the_fullest_counts(infos: list[dict[str, int]], expected: tuple[int, int]) -> None:
+    memory = fullest(infos)
+    assert (memory.used_bytes, memory.limit_bytes) == expected

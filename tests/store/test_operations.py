@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from scheduler_core.base.errors import CorruptDocument, StoreUnavailable
-from scheduler_core.store.operations import OperationState, Saved
+from scheduler_core.store.operations import OpenOperations, OperationState, Saved
 from scheduler_core.store.redis import operations
 from scheduler_core.store.redis.operations import KEPT_MS, RedisOperations
 from scheduler_core.store.redis.store import RedisStore
@@ -154,3 +154,13 @@ async def test_a_full_redis_refuses_a_new_operation_as_a_whole(kept: RedisOperat
         await create(kept)
     await redis.config_set("maxmemory", 0)
     assert await dump(redis) == before
+
+
+async def test_open_operations_are_counted_by_whether_a_process_carries_them(kept: RedisOperations) -> None:
+    await create(kept, "a", until=5)
+    await create(kept, "b", until=9)
+    await create(kept, "c", until=9)
+    await kept.end("c", fence=1, progress=b"", state=OperationState.DONE, now_ms=at(1))
+    assert await kept.count_open(now_ms=at(4)) == OpenOperations(2, 0)
+    assert await kept.count_open(now_ms=at(5)) == OpenOperations(1, 1)
+    assert await kept.count_open(now_ms=at(9)) == OpenOperations(0, 2)

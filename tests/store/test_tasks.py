@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import RedisTasks
-from scheduler_core.store.tasks import PARTS, Place, StoredTask, Taken
+from scheduler_core.store.tasks import PARTS, Place, StoredTask, Taken, TaskBacklog
 from tests.support.manual_clock import START_MS
 from tests.support.stores import DEAD_AFTER_MS, KEYS, beat, dump
 from tests.support.task_nodes import make_task, task_sets
@@ -180,3 +180,15 @@ async def test_a_change_of_what_was_changed_meanwhile_is_refused(queue: RedisTas
     assert await queue.revive(old, make_task()) == "changed"
     assert await queue.delete(old, None) == "changed"
     assert await queue.delete(StoredTask(7, stored.status, None, None, b""), None) == "missing"
+
+
+async def test_the_backlog_has_the_due_tasks_of_no_batch(queue: RedisTasks) -> None:
+    assert await queue.backlog(now_ms=START_MS) == TaskBacklog(0, None)
+    await queue.insert([make_task(-7), make_task(-5)])
+    await queue.insert([make_task(0), make_task(1)])
+    assert await queue.backlog(now_ms=START_MS) == TaskBacklog(3, START_MS - 7_000)
+    taken = await take(queue, slots=2)
+    assert await queue.backlog(now_ms=START_MS) == TaskBacklog(1, START_MS)
+    assert await settle(queue, taken.fence, (1, "failed"), (2, "stale")) == ["ok", "ok"]
+    # The failed one is due again at the instant of its execution.
+    assert await queue.backlog(now_ms=START_MS) == TaskBacklog(2, START_MS)

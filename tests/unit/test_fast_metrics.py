@@ -37,3 +37,15 @@ def test_a_spread_is_a_histogram(values: list[float]) -> None:
         spread.observe(value)
         histogram.observe(value)
     assert lines(ours) == lines(theirs)
+
+
+def test_a_counter_can_show_series_before_the_first_event() -> None:
+    registry = CollectorRegistry()
+    tally = FastCounter("cronpost_things", "Things.", ["kind"], registry)
+    tally.add("a")
+    for kind in ("a", "b"):
+        tally.start(kind)
+    assert [line for line in lines(registry) if not line.startswith("#")] == [
+        'cronpost_things_total{kind="a"} 1.0',
+        'cronpost_things_total{kind="b"} 0.0',
+    ]

@@ -99,6 +99,7 @@ class Heartbeat(Service):
             forget_ms=FORGET_AFTER_MS,
             store_id=self._node.store_id,
         )
+        self.metrics.store_round_trip.set(self.clock.monotonic() - sent_at)
         self._timekeeper.take(self._shard, beat.redis_ms)
         if not starting and not self._node.holds_lease():
             log.warning(NODE_HELD_UP, node=self._node.id, detail="others may have taken its runs")

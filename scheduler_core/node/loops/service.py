@@ -27,6 +27,7 @@ class Service:
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self.clock = clock
         self.metrics = metrics
+        metrics.service_faults.labels(self.name)
         self.fault: str | None = None
         """Why the service cannot work now; None: it works."""
         self.warnings: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Checks once a minute that Redis is still configured as the promises of Cronpost require.
+"""Checks once a minute that Redis is still configured as the promises of Cronpost require, and how full it is.
 
 After the check at the start, a ``CONFIG SET`` or a failover to a server with other settings can break these
 requirements. A later finding stops nothing: it is a warning of ``/ready`` and a log line.
@@ -36,7 +36,12 @@ class StoreCheck(Service):
         """Check once. Does nothing if this user may not run INFO, or while Redis is away, which other services
         report."""
         with contextlib.suppress(StoreError):
-            found = {finding.text: f"store: {finding.text}" for finding in await self._store.findings()}
+            infos = await self._store.server_infos()
+            memory = self._store.lead.memory(infos)
+            self.metrics.store_memory.set(memory.used_bytes)
+            self.metrics.store_memory_limit.set(memory.limit_bytes)
+            findings = self._store.lead.findings(infos, self._store.topology)
+            found = {finding.text: f"store: {finding.text}" for finding in findings}
             for text in found.keys() - self._known:
                 log.warning(STORE_WARNING, detail=text)
             self._known = set(found)

@@ -8,7 +8,7 @@ from typing import Any
 
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.redis_url import Topology
-from scheduler_core.store.shards import Finding
+from scheduler_core.store.shards import Finding, ServerMemory
 
 OLDEST_VERSION = (6, 2)
 
@@ -17,6 +17,12 @@ def check_servers(infos: Sequence[Mapping[str, Any]], topology: Topology) -> lis
     """Check the servers that returned these INFOs: the master, or the servers of a Cluster; fatal findings first."""
     found = [finding for info in infos for finding in check_server(info, topology)]
     return sorted(dict.fromkeys(found), key=lambda finding: not finding.fatal)
+
+
+def fullest(infos: Sequence[Mapping[str, Any]]) -> ServerMemory:
+    """Return the memory of the server that is closest to its limit; without limits, of the one that uses most."""
+    servers = [ServerMemory(int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))) for info in infos]
+    return max(servers, key=lambda one: (one.used_bytes / (one.limit_bytes or float("inf")), one.used_bytes))
 
 
 def wrong_scheme(error: StoreRefused, topology: Topology) -> str | None:

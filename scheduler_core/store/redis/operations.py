@@ -7,7 +7,7 @@ from typing import Any
 
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.base.events import ENTRY_REMOVED, get_logger
-from scheduler_core.store.operations import OperationState, Saved, StoredOperation, TakenOperation
+from scheduler_core.store.operations import OpenOperations, OperationState, Saved, StoredOperation, TakenOperation
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts.operation import (
     CANCEL_OPERATION,
@@ -66,6 +66,15 @@ class RedisOperations:
                 log.warning(ENTRY_REMOVED, key=self._keys.open_operations, entry=foreign[:100].decode(errors="replace"))
                 await self._client.zrem(self._keys.open_operations, foreign)
         return [one.decode() for one in found if is_text(one)]
+
+    async def count_open(self, *, now_ms: int) -> OpenOperations:
+        leases = self._keys.open_operations
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zcount(leases, f"({now_ms}", "+inf")
+                pipe.zcount(leases, "-inf", now_ms)
+                carried, waiting = await pipe.execute()
+        return OpenOperations(carried, waiting)
 
     async def take(self, operation_id: str, *, carrier: str, now_ms: int, until_ms: int) -> TakenOperation | None:
         args = TakeOperationArgs(id=operation_id, carrier=carrier, now=now_ms, until=until_ms)

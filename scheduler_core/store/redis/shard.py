@@ -13,13 +13,13 @@ from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.errors import OutcomeUnknown, StoreRefused, StoreUnavailable
 from scheduler_core.base.redis_url import Topology
 from scheduler_core.store.jobs import Retention
-from scheduler_core.store.redis.check import check_servers
+from scheduler_core.store.redis.check import check_servers, fullest
 from scheduler_core.store.redis.client import carried_through
 from scheduler_core.store.redis.faults import code_of, translate, translated_faults
 from scheduler_core.store.redis.keys import Keys
 from scheduler_core.store.redis.scripts.node import OPEN_SHARDS, OpenShardsArgs
 from scheduler_core.store.redis.scripts.script import A, Arg, BatchScript, G, HistoryKeys, Item, Script, epoch_ms
-from scheduler_core.store.shards import Finding
+from scheduler_core.store.shards import Finding, ServerMemory
 
 PROBE_MS = 10_000
 """Lifetime of the key that ``try_write`` writes."""
@@ -187,6 +187,9 @@ class RedisShard:
         with translated_faults():
             info: dict[str, Any] = dict(await self._client.info("everything"))
         return info
+
+    def memory(self, infos: Sequence[Mapping[str, Any]]) -> ServerMemory:
+        return fullest(infos)
 
     def findings(self, infos: Sequence[Mapping[str, Any]], topology: Topology) -> list[Finding]:
         return check_servers(infos, topology)

@@ -47,7 +47,17 @@ from scheduler_core.store.redis.scripts.task import (
 )
 from scheduler_core.store.redis.shard import RedisShard
 from scheduler_core.store.redis.subscribe import messages
-from scheduler_core.store.tasks import PARTS, RULES, Place, Row, SettledBatch, StoredTask, Taken, TaskSettlement
+from scheduler_core.store.tasks import (
+    PARTS,
+    RULES,
+    Place,
+    Row,
+    SettledBatch,
+    StoredTask,
+    Taken,
+    TaskBacklog,
+    TaskSettlement,
+)
 
 HAS_FAILED = 10**15
 """This is added to the score of a running task that has failed before."""
@@ -233,6 +243,16 @@ class RedisTasks:
                     await self._put_right(part, strays)
                     strays.clear()
         return found, None
+
+    async def backlog(self, *, now_ms: int) -> TaskBacklog:
+        fresh = self._keys.tasks("fresh")
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zcount(fresh, 0, now_ms)
+                pipe.zcount(self._keys.tasks("failed"), 0, now_ms)
+                pipe.zrange(fresh, 0, now_ms, byscore=True, offset=0, num=1, withscores=True)
+                never_called, failed, first = await pipe.execute()
+        return TaskBacklog(never_called + failed, int(first[0][1]) if first else None)
 
     async def delete(self, stored: StoredTask, record: Run | None) -> str:
         bounds = DeleteArgs(history_kept=TASK_HISTORY, failures_kept=TASK_HISTORY, retention=self._history_ms)
