@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scheduler_api.context import Context
+from scheduler_api.dashboard import pages as dashboard
 from scheduler_api.docs import pages as docs_ui
 from scheduler_api.endpoints import callbacks
 from scheduler_api.hosts import AllowedHosts
@@ -26,7 +27,9 @@ def create_app(context: Context, routes: Sequence[BaseRoute] = ROUTES) -> ASGIAp
     """Build the API, or a part of it with other ``routes``. It starts nothing: the caller owns ``context``."""
     app: ASGIApp = RawPath(_Routes(list(routes)))
     settings = context.settings
-    app = ApiKeys(app, settings.api_keys, OPEN_PATHS, PROBE_PATHS, callbacks.OPEN_PATHS, context.clock)
+    app = ApiKeys(
+        app, settings.api_keys, OPEN_PATHS, dashboard.OPEN_PATHS, PROBE_PATHS, callbacks.OPEN_PATHS, context.clock
+    )
     app = SameOrigin(app, hosts=None if settings.api_keys else AllowedHosts(settings.allowed_hosts))
     return RequestMetrics(ProblemResponses(app), context)
 

@@ -31,11 +31,10 @@ log = get_logger(__name__)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Counted by name; others are counted as OTHER, so that a client cannot create new time series."""
 
-ALWAYS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-]
-"""Browsers must not guess types, and caches must not store responses that need a key."""
+NO_SNIFF = (b"x-content-type-options", b"nosniff")
+"""In every answer: browsers must not guess types."""
+NO_STORE = (b"cache-control", b"no-store")
+"""In every answer whose route does not set its own: caches must not store answers that need a key."""
 
 
 class RequestMetrics:
@@ -54,7 +53,10 @@ class RequestMetrics:
         async def count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._context.metrics.requests.labels(method, str(message["status"])).inc()
-                message["headers"] = [*message["headers"], *ALWAYS]
+                headers = [*message["headers"], NO_SNIFF]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append(NO_STORE)
+                message["headers"] = headers
             await send(message)
 
         await self._app(scope, receive, count)
@@ -100,9 +102,9 @@ REFUSALS_SECONDS = 1.0
 class ApiKeys:
     """Refuses requests without one of the API keys. If no keys are configured, it refuses none.
 
-    Exceptions are ``open_paths``, and paths that match ``own_token``, whose endpoint checks a token itself. All other
-    routes are refused by default, also those that are added later. Log lines of a request with a changing method
-    contain the name of its key (``name_of_key``) and its client's address.
+    Exceptions are ``open_paths``, reads of paths that match ``open_pages``, and paths that match ``own_token``, whose
+    endpoint checks a token itself. All other routes are refused by default, also those that are added later. Log lines
+    of a request with a changing method contain the name of its key (``name_of_key``) and its client's address.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class ApiKeys:
         app: ASGIApp,
         keys: Collection[str],
         open_paths: Collection[str],
+        open_pages: re.Pattern[bytes],
         probe_paths: Collection[str],
         own_token: re.Pattern[bytes],
         clock: Clock,
@@ -117,6 +120,7 @@ class ApiKeys:
         self._app = app
         self._digests = {hashlib.sha256(key.encode()).digest(): name_of_key(key) for key in keys}
         self._open_paths = frozenset(path.encode("ascii") for path in open_paths)
+        self._open_pages = open_pages
         self._probe_paths = frozenset(path.encode("ascii") for path in probe_paths)
         self._own_token = own_token
         self._clock = clock
@@ -154,7 +158,9 @@ class ApiKeys:
     def _is_open(self, scope: Scope) -> bool:
         path: bytes = scope.get("raw_path") or b""
         if path == b"/":
-            return scope["method"] in {"GET", "HEAD"}  # leads to the documentation; POST / stores a job
+            return scope["method"] in {"GET", "HEAD"}  # leads to the dashboard; POST / stores a job
+        if scope["method"] in {"GET", "HEAD"} and self._open_pages.match(path) is not None:
+            return True
         return path in self._open_paths or self._own_token.match(path) is not None
 
     def _name_of_client(self, scope: Scope) -> str | None:

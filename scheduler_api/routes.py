@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 
 from scheduler_api.answers import json_answer
 from scheduler_api.context import context_of
+from scheduler_api.dashboard import pages as dashboard
 from scheduler_api.docs import pages
 from scheduler_api.endpoints import (
     account,
@@ -81,4 +82,5 @@ ROUTES: list[BaseRoute] = [
         )
     ),
     *pages.ROUTES,
+    *dashboard.ROUTES,
 ]

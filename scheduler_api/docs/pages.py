@@ -55,9 +55,9 @@ async def asset(request: Request) -> Response:
 
 
 async def root(request: Request) -> Response:
-    """``GET /``: redirect browsers to the documentation, give links to other clients. Needs no key."""
+    """``GET /``: redirect browsers to the dashboard, give links to other clients. Needs no key."""
     if prefers_html(request.headers.get("accept", "")):
-        return Response(status_code=307, headers={"Location": "/docs", "Vary": "Accept"})
+        return Response(status_code=307, headers={"Location": "/ui", "Vary": "Accept"})
     return json_answer(LINKS, headers={"Vary": "Accept"})
 
 
@@ -76,11 +76,11 @@ ROUTES = [
             "GET /",
             root,
             "get_links",
-            "Redirect a browser to the documentation; answer other clients with links",
+            "Redirect a browser to the dashboard; answer other clients with links",
             security="open",
             answers={
                 200: Answer("Paths of this API.", Links),
-                307: Answer("To the documentation.", headers=[Header("Location", "`/docs`.")]),
+                307: Answer("To the dashboard.", headers=[Header("Location", "`/ui`.")]),
             },
         ),
         operation(

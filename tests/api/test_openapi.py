@@ -60,7 +60,8 @@ def test_a_path_that_is_not_described_is_another_spelling_or_a_part_of_the_pages
     described = {(path, method.upper()) for method, path, _ in OPERATIONS}
     hidden = [route for route in ROUTES if isinstance(route, Route) and not route.include_in_schema]
     served = {(route.path, method) for route in hidden for method in (route.methods or set()) - {"HEAD"}}
-    assert {(path.removesuffix("/"), method) for path, method in served - {("/docs/{name}", "GET")}} < described
+    parts = {("/docs/{name}", "GET"), ("/ui/static/{path:path}", "GET"), ("/ui/{path:path}", "GET")}
+    assert {(path.removesuffix("/"), method) for path, method in served - parts} < described
 
 
 def test_every_operation_has_a_name_of_its_own_and_a_known_tag() -> None:
@@ -80,7 +81,7 @@ def test_every_parameter_of_a_path_is_described() -> None:
 
 def test_what_needs_a_key_says_so_and_what_needs_none_too() -> None:
     open_paths = {path for _, path, operation in OPERATIONS if operation.get("security") == []}
-    assert open_paths == {"/", *(path for path in OPEN_PATHS if not path.startswith("/docs/"))}
+    assert open_paths == {"/", "/ui", *(path for path in OPEN_PATHS if not path.startswith("/docs/"))}
     for method, path, operation in OPERATIONS:
         assert ("401" in operation["responses"]) == ("security" not in operation), (method, path)
     assert DOCUMENT["security"] == [{"apiKey": []}]

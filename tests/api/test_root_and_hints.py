@@ -12,10 +12,11 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_a_browser_is_redirected_to_the_documentation(client: httpx.AsyncClient, method: str) -> None:
+async def test_a_browser_is_redirected_to_the_dashboard(client: httpx.AsyncClient, method: str) -> None:
     answer = await client.request(method, "/", headers={"Accept": BROWSER})
     assert answer.status_code == 307
-    assert (await client.get(answer.headers["location"])).status_code == 200
+    assert answer.headers["location"] == "/ui"
+    assert (await client.get("/ui")).status_code == 200
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "application/json, text/html"])

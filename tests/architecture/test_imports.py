@@ -28,7 +28,7 @@ API_LAYERS = (
     ("context",),
     ("answers",),
     ("openapi",),
-    ("endpoints", "docs"),
+    ("endpoints", "docs", "dashboard"),
     ("routes",),
     ("middleware",),
     ("app",),

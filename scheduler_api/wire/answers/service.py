@@ -14,6 +14,7 @@ class Links(Described):
     """Paths of this API."""
 
     name: Literal["cronpost"]
+    dashboard: Literal["/ui"]
     docs: Literal["/docs"]
     openapi: Literal["/openapi.json"]
     health: Literal["/health"]
@@ -21,7 +22,7 @@ class Links(Described):
     jobs: Literal["/jobs"]
 
 
-LINKS = Links("cronpost", "/docs", "/openapi.json", "/health", "/ready", "/jobs")
+LINKS = Links("cronpost", "/ui", "/docs", "/openapi.json", "/health", "/ready", "/jobs")
 
 
 class Health(Described):

@@ -1,0 +1,118 @@
+"""``GET /ui``: the dashboard, rendered in the browser (docs/decisions/0048).
+
+Every path below ``/ui`` answers the same shell, whose router shows the page of its path. Shell and assets contain no
+data and are the same in every copy of Cronpost, so they need no API key; the API requests of the pages do.
+Nothing is loaded from another host and nothing is inline: the Content-Security-Policy forbids both, and scripts cannot
+pass text to an HTML parser.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import PurePosixPath
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler_api.openapi.operation import Answer, Header, Operation, described
+from scheduler_api.problem import ApiError
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+SHELL = "index.html"
+OPEN_PATHS = re.compile(rb"/ui(?:/.*)?\Z")
+"""Paths that need no API key. All of them are read with GET."""
+
+
+class _Asset(msgspec.Struct, frozen=True):
+    """A file as it is sent. ``etag`` is that of the plain form; the compressed form has another."""
+
+    media_type: str
+    etag: str
+    plain: bytes
+    compressed: bytes
+
+
+@cache
+def names() -> frozenset[str]:
+    """Return the paths of all files below ``static/``."""
+    found, left = set(), [("", files("scheduler_api.dashboard").joinpath("static"))]
+    while left:
+        prefix, folder = left.pop()
+        for one in folder.iterdir():
+            if one.is_dir():
+                left.append((f"{prefix}{one.name}/", one))
+            elif PurePosixPath(one.name).suffix in MEDIA_TYPES:
+                found.add(prefix + one.name)
+    return frozenset(found)
+
+
+@cache
+def _asset(name: str) -> _Asset:
+    plain = files("scheduler_api.dashboard").joinpath("static", *name.split("/")).read_bytes()
+    media_type = MEDIA_TYPES[PurePosixPath(name).suffix]
+    return _Asset(media_type, hashlib.sha256(plain).hexdigest()[:20], plain, gzip.compress(plain, mtime=0))
+
+
+async def shell(request: Request) -> Response:
+    """Serve the page that contains every view of the dashboard."""
+    return _answer(request, SHELL)
+
+
+async def asset(request: Request) -> Response:
+    """Serve a script, a style or an image of the dashboard."""
+    name = request.path_params["path"]
+    if name not in names():
+        raise ApiError(404, "there is nothing at this path", code="no_such_path")
+    return _answer(request, name)
+
+
+def _answer(request: Request, name: str) -> Response:
+    """Answer with a file; 304 if the browser has it. Browsers ask each time, so that an upgrade is seen at once."""
+    found = _asset(name)
+    # The files contain no secret, so their compressed length reveals nothing.
+    compress = "gzip" in request.headers.get("accept-encoding", "")
+    etag = f'"{found.etag}-gzip"' if compress else f'"{found.etag}"'
+    headers = {
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": POLICY,
+        "ETag": etag,
+        "Referrer-Policy": "no-referrer",
+        "Vary": "Accept-Encoding",
+    }
+    if etag in (one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")):
+        return Response(status_code=304, headers=headers)
+    if compress:
+        headers["Content-Encoding"] = "gzip"
+    return Response(found.compressed if compress else found.plain, media_type=found.media_type, headers=headers)
+
+
+_ETAG = Header("ETag", "Changes with the page.")
+ROUTES = [
+    *described(
+        Operation(
+            "Documentation",
+            "GET /ui",
+            shell,
+            "get_dashboard",
+            "Show the dashboard",
+            description="Every path below `/ui` answers the same page, which shows the view of its path.",
+            security="open",
+            answers={
+                200: Answer("The page.", str, [_ETAG], "text/html"),
+                304: Answer("It is the one in `If-None-Match`.", headers=[_ETAG]),
+            },
+        )
+    ),
+    Route("/ui/static/{path:path}", asset, methods=["GET"], include_in_schema=False),
+    Route("/ui/{path:path}", shell, methods=["GET"], include_in_schema=False),
+]

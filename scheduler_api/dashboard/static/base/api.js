@@ -1,0 +1,110 @@
+// Requests to the API. Every answer is parsed JSON; every error is a Problem.
+
+import { go } from "./go.js";
+
+/** What the API answered instead of success. `status` 0: no answer came. */
+export class Problem extends Error {
+  constructor({ status, code, detail, field = null, errors = [] }) {
+    super(detail);
+    this.name = "Problem";
+    this.status = status;
+    this.code = code;
+    this.detail = detail;
+    /** The field of the request that is wrong, or null. */
+    this.field = field;
+    /** Every wrong field: [{field, detail}]. */
+    this.errors = errors;
+  }
+}
+
+/** Build the path of an API resource from its segments, each percent-encoded: path("jobs", id, "run"). */
+export function path(...segments) {
+  return "/" + segments.map((one) => encodeURIComponent(one)).join("/");
+}
+
+/**
+ * Read a resource.
+ * @param {string} path such as "/jobs"
+ * @param {{query?: object|URLSearchParams, signal?: AbortSignal, headers?: object}} [options] `query`: values may be
+ *   lists; null, undefined and "" are left out
+ * @returns {Promise<any>} the parsed answer
+ */
+export async function get(path, options = {}) {
+  return (await getWithHeaders(path, options)).body;
+}
+
+/** As `get`; returns {body, headers, status}. */
+export function getWithHeaders(path, { query, signal, headers } = {}) {
+  return request("GET", path + text(query), undefined, { signal, headers });
+}
+
+/**
+ * Send a change.
+ * @param {string} method POST, PUT, PATCH or DELETE
+ * @param {any} [body] sent as JSON; undefined: no body
+ * @param {{query?: object, signal?: AbortSignal, headers?: object}} [options] for example {"If-Match": etag}
+ */
+export async function send(method, path, body, options = {}) {
+  return (await sendWithHeaders(method, path, body, options)).body;
+}
+
+/** As `send`; returns {body, headers, status}. */
+export function sendWithHeaders(method, path, body, { query, signal, headers } = {}) {
+  return request(method, path + text(query), body, { signal, headers });
+}
+
+function text(query) {
+  if (!query) return "";
+  const found = query instanceof URLSearchParams ? query : new URLSearchParams();
+  if (found !== query) {
+    for (const [name, value] of Object.entries(query)) {
+      for (const one of Array.isArray(value) ? value : [value]) {
+        if (one !== null && one !== undefined && one !== "") found.append(name, one);
+      }
+    }
+  }
+  const joined = found.toString();
+  return joined && `?${joined}`;
+}
+
+async function request(method, target, body, { signal, headers = {} }) {
+  const options = { method, signal, headers: { Accept: "application/json", ...headers }, credentials: "same-origin" };
+  if (method !== "GET") options.headers["Cronpost-Request"] = "1";
+  if (body !== undefined) {
+    options.headers["Content-Type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  let answer, content;
+  try {
+    answer = await fetch(target, options);
+    content = await answer.text();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({ status: 0, code: "no_answer", detail: "The server does not answer." });
+  }
+  const parsed = parse(content);
+  if (answer.ok) return { body: parsed, headers: answer.headers, status: answer.status };
+  if (answer.status === 401 && !location.pathname.startsWith("/ui/sign-in")) {
+    go("/ui/sign-in?to=" + encodeURIComponent(location.pathname + location.search), { replace: true });
+  }
+  throw new Problem({
+    status: answer.status,
+    code: parsed?.code ?? "http_error",
+    detail: parsed?.detail ?? `The server answered ${answer.status}.`,
+    field: parsed?.field ?? null,
+    errors: parsed?.errors ?? [],
+  });
+}
+
+function parse(content) {
+  try {
+    return content ? JSON.parse(content) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Return whether an error only says that the page was left. */
+export function isAbort(error) {
+  return error?.name === "AbortError";
+}

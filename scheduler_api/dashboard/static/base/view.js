@@ -1,0 +1,86 @@
+// The frame of a page, and its states: loading, failed, empty.
+
+import { element, fill, link } from "./dom.js";
+
+/**
+ * Draw the head of a page and return the element for its content.
+ * @param {object} view the router's view
+ * @param {{title: string|Node, name?: string, actions?: Node[], crumbs?: Array<[string, string]>, about?: Node|string}}
+ *   options `name`: the title of the window, if `title` is a node; `actions`: buttons and links at the right; `crumbs`:
+ *   [text, path] of the pages above; `about`: one line below the title
+ */
+export function page(view, { title, name, actions = [], crumbs = [], about = null }) {
+  view.setTitle(name ?? (typeof title === "string" ? title : title.textContent));
+  const body = element("div", { class: "page-body" });
+  fill(
+    view.root,
+    crumbs.length
+      ? element("nav", { class: "crumbs", "aria-label": "Above this page" },
+          crumbs.map(([text, path]) => [link(path, text), element("span", { "aria-hidden": "true" }, "/")]))
+      : null,
+    element("div", { class: "page-head" },
+      element("h1", { tabindex: "-1" }, title),
+      actions.length ? element("div", { class: "page-actions" }, actions) : null),
+    about ? element("p", { class: "page-about" }, about) : null,
+    body,
+  );
+  return body;
+}
+
+const PATIENCE_MS = 150; // what is faster shows no skeleton, so that nothing flickers
+
+/**
+ * Show grey lines in `place` while `work` runs, if it takes longer than 150 ms. On failure show the problem with a
+ * button that tries again.
+ * @param {HTMLElement} place is replaced by what `draw` returns
+ * @param {() => Promise<any>} work
+ * @param {(result: any) => Node} draw
+ */
+export async function load(place, work, draw) {
+  const timer = setTimeout(() => fill(place, loading()), PATIENCE_MS);
+  try {
+    const result = await work();
+    clearTimeout(timer);
+    fill(place, draw(result));
+  } catch (error) {
+    clearTimeout(timer);
+    if (error.name === "AbortError") return;
+    fill(place, failed(error, () => load(place, work, draw)));
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Grey lines in the place of content that is on its way. */
+export function loading(lines = 5) {
+  return element("div", { class: "skeleton", role: "status" }, element("span", { class: "visually-hidden" }, "Loading"),
+    Array.from({ length: lines }, () => element("div", { class: "skeleton-line", "aria-hidden": "true" })));
+}
+
+/** What went wrong, and a button that tries again (`retry`; absent: no button). */
+export function failed(problem, retry) {
+  const title = problem.status === 404 ? "Not found" : problem.status === 0 ? "No connection to the server" : "This could not be loaded";
+  return element("div", { class: "state failed", role: "alert" },
+    element("h2", {}, title),
+    element("p", {}, problem.detail ?? problem.message),
+    retry ? element("button", { type: "button", onclick: retry }, "Try again") : null);
+}
+
+/** What to do when there is nothing to show: {title, text, action (a link or a button)}. */
+export function empty({ title, text, action = null }) {
+  return element("div", { class: "state" }, element("h2", {}, title), text ? element("p", {}, text) : null, action);
+}
+
+/** A titled part of a page: section("Recent runs", {actions}, ...children). */
+export function section(title, { actions = [], about = null } = {}, ...children) {
+  return element("section", { class: "section" },
+    element("div", { class: "section-head" }, element("h2", {}, title),
+      actions.length ? element("div", { class: "page-actions" }, actions) : null),
+    about ? element("p", { class: "soft" }, about) : null,
+    children);
+}
+
+/** A button: button("Run now", onclick, {kind: "primary"|"danger"|"plain"}). */
+export function button(text, onclick, { kind = "", title, disabled = false } = {}) {
+  return element("button", { type: "button", class: kind, onclick, title, disabled }, text);
+}

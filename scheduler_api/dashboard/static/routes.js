@@ -1,0 +1,23 @@
+// The pages of the dashboard. The router shows the first entry whose path matches; ":name" is one decoded segment.
+// nav: the page's name in the navigation; null: it is not listed there. key: `g` and this letter lead there.
+// An entry without `load` is a page that does not exist yet; the navigation leaves it out.
+
+export const routes = [
+  { path: "/ui", nav: "Overview", key: "o", load: () => import("./pages/overview.js") },
+  { path: "/ui/jobs", nav: "Jobs", key: "j" },
+  { path: "/ui/jobs/new", nav: null },
+  { path: "/ui/jobs/:id", nav: null },
+  { path: "/ui/jobs/:id/edit", nav: null },
+  { path: "/ui/operations/:id", nav: null },
+  { path: "/ui/runs", nav: "Runs", key: "r" },
+  { path: "/ui/runs/:id", nav: null },
+  { path: "/ui/tasks", nav: "Tasks", key: "k" },
+  { path: "/ui/tasks/:id", nav: null },
+  { path: "/ui/targets", nav: "Targets", key: "t" },
+  { path: "/ui/targets/:id", nav: null },
+  { path: "/ui/schedules", nav: "Schedules", key: "s" },
+  { path: "/ui/schedules/:id", nav: null },
+  { path: "/ui/alerts", nav: "Alerts", key: "l" },
+  { path: "/ui/attention", nav: "Attention", key: "a" },
+  { path: "/ui/sign-in", nav: null },
+];
