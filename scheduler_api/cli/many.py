@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from scheduler_api.cli import selection_options
 from scheduler_api.cli.client import Server, job_path, with_server
 from scheduler_api.cli.complete_values import complete_job
 from scheduler_api.cli.errors import EXIT_OTHER
@@ -35,13 +36,8 @@ DONE_WORDS = {
 Command = Callable[..., None]
 
 
-SELECTORS = (
-    click.option("--label", "labels", multiple=True, metavar="KEY[:VALUE]", help="With this label. Can be repeated."),
-    click.option("--prefix", default=None, help="Ids with this prefix."),
-    click.option("--status", default=None, help="For example active, retrying, paused, quarantined."),
-    click.option("--health", default=None, help="For example failing, late, stuck."),
-    click.option("--target", default=None, metavar="NAME", help="With this named target."),
-    click.option("--search", "q", default=None, metavar="TEXT", help="With this text in id, description or URL."),
+SELECTORS: tuple[Callable[[Command], Command], ...] = (
+    *selection_options.SELECTORS,
     click.option("--all", "everything", is_flag=True, help="All jobs; required without another condition."),
 )
 FLOW = (
@@ -121,12 +117,8 @@ def _sent(fields: dict[str, Any]) -> dict[str, Any]:
 
 def select_of(given: dict[str, Any]) -> dict[str, Any] | None:
     """Take the conditions out of the options; returns the fields of a body that select jobs, or None without any."""
-    labels = list(given.pop("labels"))
     everything = given.pop("everything")
-    select = {name: given.pop(name) for name in ("prefix", "status", "health", "target", "q")}
-    select = {name: value for name, value in select.items() if value is not None}
-    if labels:
-        select["label"] = labels
+    select = selection_options.conditions_of(given)
     if not select and not everything:
         return None
     return {"select": select | {"all": True} if everything else select}

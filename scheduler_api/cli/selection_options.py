@@ -9,7 +9,7 @@ import click
 
 from scheduler_api.cli.complete_values import complete_health, complete_status
 
-_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+SELECTORS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option(
         "--label",
         multiple=True,
@@ -27,7 +27,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
         "--health", default=None, shell_complete=complete_health, help="For example failing, late, stuck, ok."
     ),
     click.option("--target", default=None, metavar="NAME", help="Only jobs that use this target."),
-    click.option("--text", default=None, help="Only jobs with this text in id, description or URL."),
+    click.option("--text", "--search", default=None, help="Only jobs with this text in id, description or URL."),
     click.option("--next-fire-before", default=None, metavar="INSTANT", help="Only jobs that wake before this."),
     click.option("--next-fire-after", default=None, metavar="INSTANT", help="Only jobs that wake after this."),
 )
@@ -35,21 +35,22 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
 
 def selection_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that select jobs to a command, which receives them as keyword arguments."""
-    for option in reversed(_OPTIONS):
+    for option in reversed(SELECTORS):
         command = option(command)
     return command
 
 
 def conditions_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the given conditions under their names in the API, for a query or for ``select`` in a body."""
+    """Take the conditions out of the options; returns those that were given under their names in the API, for a query
+    or for ``select`` in a body."""
     found = {
-        "label": list(options["label"]),
-        "prefix": options["prefix"],
-        "status": options["status"],
-        "health": options["health"],
-        "target": options["target"],
-        "q": options["text"],
-        "next_fire_before": options["next_fire_before"],
-        "next_fire_after": options["next_fire_after"],
+        "label": list(options.pop("label")),
+        "prefix": options.pop("prefix"),
+        "status": options.pop("status"),
+        "health": options.pop("health"),
+        "target": options.pop("target"),
+        "q": options.pop("text"),
+        "next_fire_before": options.pop("next_fire_before"),
+        "next_fire_after": options.pop("next_fire_after"),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value is not None and value != []}

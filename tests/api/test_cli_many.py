@@ -47,7 +47,7 @@ def test_many_jobs_are_counted_and_then_changed(cli_server: str) -> None:
     result = jobs(cli_server, "pause", "--label", "team:billing")
     assert result.stdout == "3 jobs match, 2 to pause, skipped: 1 unchanged\n2 jobs paused, skipped: 1 unchanged\n"
     assert [status_of(cli_server, one) for one in ("a1", "a2", "a3", "b")] == ["paused"] * 3 + ["active"]
-    result = jobs(cli_server, "resume", "--status", "paused", "--prefix", "a", "--search", "a3")
+    result = jobs(cli_server, "resume", "--status", "paused", "--prefix", "a", "--text", "a3")
     assert result.stdout.endswith("1 job resumed\n")
     assert jobs(cli_server, "resume", "--all").stdout.startswith("4 jobs match, 2 to resume, skipped: 2 unchanged\n")
     nothing = jobs(cli_server, "resume", "--all")

@@ -191,7 +191,7 @@ def test_the_command_line_lists_what_is_selected(cli_server: str) -> None:
     assert listed("--label", "team:billing") == ["a", "c"]
     assert listed("--label", "team:billing", "--label", "tier") == ["c"]
     assert listed("--label", "team:billing", "--sort", "next_fire") == ["c", "a"]
-    assert listed("--text", "JOB B") == ["b"]
+    assert listed("--search", "JOB B") == listed("--text", "JOB B") == ["b"]
     assert listed("--health", "unknown", "--status", "active", "--prefix", "b") == ["b"]
     refused = jobs(cli_server, "list", "--label", "team", "--status", "active", "--sort", "next_fire")
     assert refused.exit_code == 4
