@@ -25,6 +25,7 @@ from scheduler_core.usecases.events import EventFeed
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.job_targets import JobTargets
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.labels import LabelService
 from scheduler_core.usecases.operations import OperationService
 from scheduler_core.usecases.pauses import PauseService
 from scheduler_core.usecases.replay import ReplayService
@@ -114,6 +115,7 @@ class Context:
         task_store = self.store.task_store(task_settings)
         self.tasks = TaskService(task_store, clock, metrics)
         self.attention = AttentionService(self.shards, self.job_services, task_store, clock)
+        self.labels = LabelService(self.shards, clock)
         self.history = HistoryService(self.shards, clock)
         self.pauses = PauseService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)

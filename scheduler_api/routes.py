@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from scheduler_api.answers import json_answer
+from scheduler_api.answers import json_answer, query
 from scheduler_api.context import context_of
 from scheduler_api.dashboard import pages as dashboard
 from scheduler_api.docs import pages
@@ -27,6 +27,7 @@ from scheduler_api.endpoints import (
     job_list,
     job_patch,
     jobs,
+    labels,
     operations,
     pauses,
     pending,
@@ -35,8 +36,10 @@ from scheduler_api.endpoints import (
     targets,
     tasks,
 )
-from scheduler_api.openapi.document import describe
-from scheduler_api.openapi.operation import Answer, Operation, described
+from scheduler_api.openapi.common import BAD
+from scheduler_api.openapi.document import describe, with_schemas_of
+from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
+from scheduler_core.base.errors import InvalidInput
 
 
 @cache
@@ -46,14 +49,29 @@ def document(*, keys: bool) -> dict[str, Any]:
 
 
 async def openapi(request: Request) -> Response:
-    """``GET /openapi.json``."""
+    """``GET /openapi.json?schema=``."""
+    params = query(request, *query_names(OPENAPI_PARAMETERS))
     # Generated at the first request, in some 60 ms: in a thread, so that no fire waits for it.
-    return json_answer(await asyncio.to_thread(document, keys=bool(context_of(request).settings.api_keys)))
+    whole = await asyncio.to_thread(document, keys=bool(context_of(request).settings.api_keys))
+    name = params.get("schema")
+    if name is None:
+        return json_answer(whole)
+    if name not in whole["components"]["schemas"]:
+        raise InvalidInput(f"no schema has the name {name[:100]!r}; see components.schemas", field="schema")
+    return json_answer(with_schemas_of(whole["components"]["schemas"], name))
 
 
+OPENAPI_PARAMETERS = (
+    Parameter(
+        "schema",
+        str,
+        "Only the schema with this name, such as `JobBody`, and those that it refers to: an object of schemas by name.",
+    ),
+)
 ROUTES: list[BaseRoute] = [
     *jobs.ROUTES,
     *job_list.ROUTES,
+    *labels.ROUTES,
     *job_patch.ROUTES,
     *batch.ROUTES,
     *pending.ROUTES,
@@ -78,7 +96,8 @@ ROUTES: list[BaseRoute] = [
             openapi,
             "get_openapi",
             "Get this document",
-            answers={200: Answer("The document.", dict[str, Any])},
+            parameters=OPENAPI_PARAMETERS,
+            answers={200: Answer("The document, or the schemas.", dict[str, Any]), **BAD},
         )
     ),
     *pages.ROUTES,

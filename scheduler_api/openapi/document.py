@@ -92,6 +92,29 @@ def describe(all_routes: Sequence[BaseRoute], *, keys: bool) -> Json:
     }
 
 
+def with_schemas_of(schemas: Mapping[str, Json], name: str) -> dict[str, Json]:
+    """Return a schema and all schemas that it refers to, by name."""
+    found: dict[str, Json] = {}
+    left = [name]
+    while left:
+        one = left.pop()
+        if one not in found:
+            found[one] = schemas[one]
+            left += _names_in(schemas[one])
+    return found
+
+
+def _names_in(node: Any) -> Iterator[str]:
+    if isinstance(node, str) and node.startswith(COMPONENTS):
+        yield node.removeprefix(COMPONENTS)
+    elif isinstance(node, Mapping):
+        for one in node.values():
+            yield from _names_in(one)
+    elif isinstance(node, list):
+        for one in node:
+            yield from _names_in(one)
+
+
 class Schemas:
     """Collects the schemas of all types in the descriptions of ``routes``. ``components`` has those with a name."""
 
@@ -125,6 +148,7 @@ def _types_of(answer: Answer) -> Iterator[Any]:
     if answer.type is not None:
         yield answer.type
     yield from answer.also.values()
+    yield from answer.views
 
 
 def _subclasses(cls: type[Described]) -> Iterator[type[Described]]:
@@ -198,4 +222,7 @@ def _answer(one: Answer, schemas: Schemas) -> Json:
     content = one.also if one.type is None else {one.media_type: one.type, **one.also}
     if content:
         described["content"] = {media_type: {"schema": schemas.of(kind)} for media_type, kind in content.items()}
+    if one.views:
+        any_of = [schemas.of(kind) for kind in (one.type, *one.views)]
+        described["content"][one.media_type] = {"schema": {"anyOf": any_of}}
     return described

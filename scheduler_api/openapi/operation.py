@@ -45,13 +45,15 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An answer with one status. ``also``: types of its content under other media types."""
+    """An answer with one status. ``also``: types of its content under other media types. ``views``: further types of
+    its content, which a parameter of the request chooses."""
 
     description: str
     type: Any = None
     headers: Sequence[Header] = ()
     media_type: str = "application/json"
     also: Mapping[str, Any] = {}
+    views: Sequence[Any] = ()
 
 
 Answers = Mapping[int, Answer]

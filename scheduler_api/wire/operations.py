@@ -22,10 +22,10 @@ from scheduler_api.wire.json_body import (
 )
 from scheduler_api.wire.labels import check_labels
 from scheduler_api.wire.pauses import pause_fields_of
-from scheduler_api.wire.selection import Select, selection_of_body
+from scheduler_api.wire.selection import Select, ids_of_body, selection_of_body
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.run import RunState
-from scheduler_core.usecases.operation_spec import MAX_PER_SECOND, PER_SECOND, OperationSpec, RunFilter, Verb
+from scheduler_core.usecases.operation_spec import MAX_PER_SECOND, NOTHING, PER_SECOND, OperationSpec, RunFilter, Verb
 from scheduler_core.usecases.selection import Selection
 
 Note = Annotated[str, Meta(max_length=MAX_NOTE_CHARACTERS, description="Why; for people.")]
@@ -133,6 +133,8 @@ def operation_of(verb: Verb, body: bytes, *, now_ms: int) -> OperationSpec:
     spec = OperationSpec(verb, Selection(everything=True), now_ms, dry_run=_flag(fields, "dry_run"), shown=shown)
     if verb is Verb.REPLAY:
         spec = _with_runs(spec, shown)
+    elif ids := ids_of_body(msgspec.Raw(shown)):
+        spec = replace(spec, selection=NOTHING, job_ids=tuple(sorted(set(ids), key=str.encode)))
     else:
         spec = replace(spec, selection=selection_of_body(msgspec.Raw(shown)))
     if verb is Verb.PAUSE:

@@ -113,6 +113,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             default = f"{self.default}"
         if default:
             text += f" Default: {default}."
+        if sent and not partial:
+            schema |= {"x-default": default or str(self.default)} if default or self.default is not None else {}
+            if self.needs is not None:
+                schema["x-only-with"] = {self.needs[0]: self.needs[1]}
         return Annotated[kind, Meta(description=text, extra_json_schema=schema)]
 
     def show(self, stored: Any) -> Any:

@@ -21,6 +21,12 @@ from scheduler_core.usecases.selection import Selection
 MAX_TEXT = 255
 """The most characters of ``prefix``, ``target`` and ``q``."""
 
+MAX_IDS = 1000
+"""The most jobs that are given by their ids."""
+Ids = Annotated[
+    list[str],
+    Meta(min_length=1, max_length=MAX_IDS, description="These jobs. Goes with no other condition."),
+]
 Labels = Annotated[
     list[str],
     Meta(
@@ -33,6 +39,7 @@ Labels = Annotated[
 class Select(Described, forbid_unknown_fields=True):
     """Conditions on jobs; a job must match all of them."""
 
+    id: Maybe[Ids] = msgspec.UNSET
     label: Maybe[Labels | str] = msgspec.UNSET
     prefix: Annotated[Maybe[str], Meta(description="The beginning of the id.")] = msgspec.UNSET
     status: Maybe[JobStatus] = msgspec.UNSET
@@ -48,7 +55,7 @@ class Select(Described, forbid_unknown_fields=True):
 
 TEXT_CONDITIONS = ("prefix", "status", "health", "target", "q", "next_fire_before", "next_fire_after")
 """The conditions that are one text each; ``label`` can be repeated."""
-_FIELDS = ("label", *TEXT_CONDITIONS, "all")
+_FIELDS = ("id", "label", *TEXT_CONDITIONS, "all")
 
 
 def selection_of(texts: Mapping[str, str], labels: Sequence[str], *, everything: bool = False) -> Selection:
@@ -75,6 +82,27 @@ def selection_of(texts: Mapping[str, str], labels: Sequence[str], *, everything:
         next_fire_after_ms=_instant(texts, "next_fire_after"),
         everything=everything,
     )
+
+
+def check_ids(ids: Sequence[str], *, others: Sequence[str], path: str = "") -> None:
+    """Raise InvalidInput for too many ids, and for other conditions beside them."""
+    if not 1 <= len(ids) <= MAX_IDS:
+        raise InvalidInput(f"{path}id has {len(ids)} ids; 1 to {MAX_IDS} are possible", field=f"{path}id")
+    if others:
+        raise InvalidInput(
+            f"{path}id names the jobs, so it goes with no other condition: leave out {', '.join(others)}",
+            field=f"{path}id",
+        )
+
+
+def ids_of_body(raw: msgspec.Raw, *, path: str = "select") -> list[str]:
+    """Read the ids in an object of a body; empty without them. Raises InvalidInput with the field ``select.id``."""
+    fields = nested(raw, _FIELDS, path=path)
+    if "id" not in fields:
+        return []
+    ids: list[str] = required(fields, "id", list[str], "an array of ids of jobs", path=f"{path}.")
+    check_ids(ids, others=[name for name in fields if name != "id"], path=f"{path}.")
+    return ids
 
 
 def selection_of_body(raw: msgspec.Raw, *, path: str = "select") -> Selection:

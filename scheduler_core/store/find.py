@@ -78,6 +78,10 @@ class FindStore(Protocol):
         """Return up to ``limit`` ids of a source ``by id`` that follow ``after``, ordered by their bytes."""
         ...
 
+    async def random_ids(self, *, limit: int) -> list[str]:
+        """Return up to ``limit`` different ids of jobs, chosen at random."""
+        ...
+
     async def members(self, source: Source, *, limit: int) -> list[str]:
         """Return up to ``limit`` job ids of a source in any order."""
         ...

@@ -38,7 +38,7 @@ from scheduler_core.usecases.operation_spec import (
     decode_spec,
     encode,
 )
-from scheduler_core.usecases.selection import page_of_selected
+from scheduler_core.usecases.selection import page_of_ids, page_of_selected
 
 log = get_logger(__name__)
 
@@ -205,10 +205,18 @@ class Carrier:
             with contextlib.suppress(JobNotFound):
                 return [await self._jobs.of(job_id).get(job_id)], None
             return [], None
+        if self.spec.job_ids:
+            return await self._page_of_ids()
         page = await page_of_selected(
             self._shards, self._clock, self.spec.selection, sort="id", cursor=self.progress.cursor, limit=PAGE
         )
         return page.jobs, page.cursor
+
+    async def _page_of_ids(self) -> tuple[list[JobView], str | None]:
+        after = self.progress.cursor.encode()
+        left = [job_id for job_id in self.spec.job_ids if job_id.encode() > after]
+        page = await page_of_ids(self._shards, self._clock, left[:PAGE])
+        return page.jobs, left[PAGE - 1] if len(left) > PAGE else None
 
     async def _handle(self, handle: Callable[[JobView], Awaitable[None]], view: JobView) -> None:
         self._in_hand = view

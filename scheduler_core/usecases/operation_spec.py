@@ -18,6 +18,10 @@ ERRORS_KEPT = 100
 FAILURES = (RunState.FAILED, RunState.LOST, RunState.CONFLICT)
 """The states of runs that are replayed unless others are asked for."""
 
+NOTHING = Selection(next_fire_before_ms=0)
+"""Selects no job: the selection of an operation with ``job_ids``. A node of a version that does not know ``job_ids``
+changes nothing then."""
+
 
 class Verb(StrEnum):
     """What an operation does to each job, or with ``replay`` to each run."""
@@ -46,6 +50,8 @@ class OperationSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     created_at_ms: int
     job_id: str | None = None
     """Replay only: the one job whose runs are replayed; ``selection`` is not used then."""
+    job_ids: tuple[str, ...] = ()
+    """The jobs in the order of the bytes of their ids, if the client named them; ``selection`` is ``NOTHING`` then."""
     dry_run: bool = False
     """Count only."""
     note: str = ""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from bisect import bisect_right
 from datetime import timedelta
 
 import msgspec
@@ -169,6 +170,9 @@ class OperationService:
         spec, progress = view.spec, view.progress
         if spec.verb is Verb.REPLAY or not progress.position or not progress.worked_ms:
             return None
+        if spec.job_ids:
+            passed = bisect_right(spec.job_ids, progress.position.encode(), key=str.encode)
+            return round(progress.worked_ms * (len(spec.job_ids) - passed) / passed) if passed else None
         prefix = spec.selection.prefix or ""
         counts = await asyncio.gather(
             *(

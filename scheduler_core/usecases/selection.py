@@ -133,6 +133,15 @@ async def page_of_selected(
     return SelectedPage(found, None, examined)
 
 
+async def page_of_ids(shards: Shards[ShardStore], clock: Clock, ids: Sequence[str]) -> SelectedPage:
+    """Return these jobs as one page, in the order of the bytes of their ids; those that are not stored are left out."""
+    wanted = sorted(set(ids), key=str.encode)
+    stored = await shards.read_many(wanted)
+    now_ms = clock.now_ms()
+    found = zip(wanted, stored, strict=True)
+    return SelectedPage([view_of(job_id, one, now_ms) for job_id, one in found if exists(one)], None, len(wanted))
+
+
 async def _read(shards: Shards[ShardStore], batch: Batch, first: int, count: int, now_ms: int) -> list[JobView | None]:
     """Read jobs of a batch; None for a job that was deleted, or whose last run is another than the batch's."""
     ids = batch.ids[first : first + count]

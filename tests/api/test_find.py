@@ -201,3 +201,84 @@ def test_the_command_line_lists_what_is_selected(cli_server: str) -> None:
     assert listed("--label", "tier") == []
     assert jobs(cli_server, "update", "c", "--unset", "labels").exit_code == 0
     assert listed("--label", "team") == ["a", "b"]
+
+
+# ---- rows, ids and known labels ---------------------------------------------------------------------------------
+
+
+async def test_a_summary_has_what_a_row_needs_and_no_payload(client: httpx.AsyncClient) -> None:
+    await client.post(
+        "/",
+        json=job(
+            id="nightly",
+            endpoint="http://crm.test/hook",
+            cron="30 3 * * mon-fri",
+            timezone="Europe/Berlin",
+            labels={"team": "billing"},
+            description="Exports",
+        ),
+    )
+    await client.post("/", json=job(id="often", cron=..., every_seconds=90))
+    await client.post("/", json=job(id="once", cron=..., at="2098-01-31T12:00:00Z"))
+    await client.post("/", json=job(id="poked", cron=None))
+    await client.post("/jobs/often/pause", json={"note": "upgrade"})
+    page = (await client.get("/jobs?view=summary")).json()
+    rows = {row["id"]: row for row in page["jobs"]}
+    assert {name: row["fires"] for name, row in rows.items()} == {
+        "nightly": "at 03:30:00 on weekdays (Monday to Friday)",
+        "often": "every 1 minute and 30 seconds",
+        "once": "once at 2098-01-31T12:00:00Z",
+        "poked": "only on request",
+    }
+    whole = (await client.get("/jobs/nightly")).json()
+    assert rows["nightly"].pop("next_fire_time") == whole["next_fire_times"][0]
+    assert rows["nightly"].pop("fires")
+    assert rows["nightly"].pop("open_run") is None
+    assert rows["nightly"] == {name: whole[name] for name in rows["nightly"]}
+    assert {"payload", "retry", "pending", "totals"}.isdisjoint(rows["nightly"])
+    assert rows["often"]["next_fire_time"] is None
+    assert (rows["often"]["held_for"], rows["often"]["pause_note"]) == ("paused", "upgrade")
+    assert page["examined"] == 4
+    answer = await client.get("/jobs?view=rows")
+    assert (answer.status_code, answer.json()["field"]) == (400, "view")
+
+
+async def test_the_jobs_of_ids_are_listed_in_their_order_without_those_that_are_gone(
+    client: httpx.AsyncClient,
+) -> None:
+    await put_jobs(client)
+    page = (await client.get("/jobs?view=summary&id=b/plain&id=a/sales&id=gone&id=a/sales")).json()
+    assert [row["id"] for row in page["jobs"]] == ["a/sales", "b/plain"]
+    assert (page["next"], page["examined"]) == (None, 3)
+    for query in ("id=a&label=team", "id=a&sort=next_fire", "id=a&prefix=b", "&".join(["id=a"] * 1001)):
+        answer = await client.get(f"/jobs?{query}")
+        assert (answer.status_code, answer.json()["field"]) == (400, "id"), query
+
+
+async def test_the_labels_that_jobs_have_are_listed_most_frequent_first(
+    client: httpx.AsyncClient, context: Context
+) -> None:
+    await put_jobs(client)
+    assert (await client.get("/labels")).json() == {
+        "labels": [
+            {"key": "team", "jobs": 3, "values": [{"value": "billing", "jobs": 2}, {"value": "sales", "jobs": 1}]},
+            {"key": "tier", "jobs": 1, "values": [{"value": "1", "jobs": 1}]},
+        ],
+        "sampled": 4,
+        "jobs": 4,
+    }
+
+
+async def test_the_labels_of_many_jobs_come_from_a_sample_but_are_counted_among_all(
+    client: httpx.AsyncClient, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_core.usecases.labels.SAMPLE", 2)
+    for number in range(5):
+        await client.post("/", json=job(id=f"j{number}", labels={"team": "billing"}))
+    assert (await client.get("/labels")).json() == {
+        "labels": [{"key": "team", "jobs": 5, "values": [{"value": "billing", "jobs": 5}]}],
+        "sampled": 2,
+        "jobs": 5,
+    }
+    await client.delete("/jobs/j0")  # the answer is kept for a minute
+    assert (await client.get("/labels")).json()["jobs"] == 5

@@ -16,6 +16,7 @@ from scheduler_api.openapi.document import TAGS
 from scheduler_api.routes import ROUTES, document
 from scheduler_api.wire.bodies import TargetMethod
 from scheduler_api.wire.jobs import JOB_FIELDS
+from scheduler_api.wire.policy_row import Row
 from scheduler_api.wire.policy_rows import ROWS
 from scheduler_core.model.catalogue import TARGET_METHODS
 from tests.api.conftest import EXAMPLE
@@ -219,3 +220,21 @@ class TestTheCheckItself:
     def test_finds_what_is_not(self, status: int, content: Any, options: dict[str, Any]) -> None:
         with pytest.raises(NotDescribed):
             answered(status, content, **options)
+
+
+# ---- single schemas ---------------------------------------------------------------------------------------------
+
+
+async def test_one_schema_is_answered_with_those_that_it_refers_to(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/openapi.json?schema=JobBody")
+    assert answer.json() == {name: SCHEMAS[name] for name in ("JobBody", "Sign")}
+    assert len(answer.content) < 15_000
+    refused = await client.get("/openapi.json?schema=Nothing")
+    assert (refused.status_code, refused.json()["field"]) == (400, "schema")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row.name))
+def test_the_schema_of_a_policy_names_its_default_and_the_field_that_it_requires(row: Row) -> None:
+    schema = SCHEMAS["JobBody"]["properties"][row.name]
+    assert schema["x-default"] == (row.default_text or str(row.default))
+    assert schema.get("x-only-with") == (None if row.needs is None else dict([row.needs]))

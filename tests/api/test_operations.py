@@ -50,6 +50,18 @@ async def test_pause_resume_and_delete_answer_the_counts(client: httpx.AsyncClie
     assert [one["id"] for one in (await client.get("/jobs")).json()["jobs"]] == ["a1", "c1"]
 
 
+async def test_the_jobs_that_a_body_names_are_changed_and_no_others(client: httpx.AsyncClient) -> None:
+    await put(client, "a", "b/c", "d")
+    body = {"select": {"id": ["d", "gone", "b/c", "d"]}}
+    found = await done(client, "/jobs:pause", body | {"dry_run": True})
+    assert (found["matched"], found["changed"]) == (2, 2)
+    found = await done(client, "/jobs:pause", body)
+    shown = (await client.get(f"/operations/{found['operation']}")).json()
+    assert (shown["select"], shown["changed"], shown["position"]) == (body["select"], 2, "d")
+    paused = (await client.get("/jobs?status=paused")).json()["jobs"]
+    assert [one["id"] for one in paused] == ["b/c", "d"]
+
+
 async def test_a_dry_run_changes_no_job(client: httpx.AsyncClient) -> None:
     await put(client, "a", "b")
     found = await done(client, "/jobs:delete", {"select": {"all": True}, "dry_run": True})

@@ -27,7 +27,7 @@ from scheduler_core.usecases import carry
 from scheduler_core.usecases.carry import Carrier, LeaseLost, Turns
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.jobs import JobService
-from scheduler_core.usecases.operation_spec import OperationSpec, Verb
+from scheduler_core.usecases.operation_spec import NOTHING, OperationSpec, Verb
 from scheduler_core.usecases.operations import OperationService, OperationView
 from scheduler_core.usecases.selection import Selection
 from tests.support.factories import at, make_job, make_run
@@ -288,6 +288,26 @@ async def test_a_job_that_matches_when_it_is_reached_is_changed_and_others_are_n
     await setup.put("job7x", labels={"k": "v"})
     assert await (await setup.taken(view.id)).work()
     assert await setup.paused() == ["job0", "job1", "job2", "job3", "job4", "job5", "job7", "job7x"]
+
+
+async def test_an_operation_on_named_jobs_is_continued_where_it_stopped(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"j{number:02}" for number in range(40)]
+    await setup.put(*ids)
+    reached = slowly(setup, monkeypatch, ms=100)
+    view = await setup.start(Verb.PAUSE, selection=NOTHING, job_ids=tuple(ids[2:]), seconds=3.6)
+    assert (view.state, len(reached)) == ("waiting", 36)
+    assert (await setup.operations.get(view.id)).left_ms == 200
+    assert await (await setup.taken(view.id)).work()
+    assert reached == ids[2:]
+    assert counts(await setup.operations.get(view.id)) == (38, 38, {}, 0)
+    assert await setup.paused() == ids[2:]
+
+
+async def test_a_node_that_does_not_know_job_ids_changes_nothing(setup: Setup) -> None:
+    await setup.put("a", "b")
+    assert counts(await setup.start(Verb.DELETE, selection=NOTHING)) == (0, 0, {}, 0)
 
 
 async def test_a_carrier_that_was_frozen_stops_at_its_next_save(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,16 @@ class JobStatus(StrEnum):
     COMPLETED = "completed"
 
 
+HeldFor = Annotated[
+    Annotated[str, Meta(extra_json_schema={"enum": ["paused", "quarantined", "held"]})] | None,
+    Meta(description="Why no runs start at fire times at present; `held`: a continuation waits."),
+]
+PausedBy = Annotated[
+    Annotated[Maybe[str], Meta(extra_json_schema={"enum": ["job", "all"]})],
+    Meta(description="With held_for `paused`: `all` if everything is paused (`POST /pause`), else `job`."),
+]
+
+
 class LastRun(Described):
     """A summary of the latest settled run of a job."""
 
@@ -131,18 +141,12 @@ class Job(_WithPolicies, kw_only=True):
     next_fire_times: Annotated[
         Maybe[list[Instant]], Meta(description="Empty while the trigger is blocked (`held_for`).")
     ] = UNSET
-    held_for: Annotated[
-        Annotated[str, Meta(extra_json_schema={"enum": ["paused", "quarantined", "held"]})] | None,
-        Meta(description="Why no runs start at fire times at present; `held`: a continuation waits."),
-    ]
+    held_for: HeldFor
     held_back: Annotated[
         HeldBack | None, Meta(description="Why a run that is due is not sent yet; null: it is not held back.")
     ]
     paused_at: Instant | None
-    paused_by: Annotated[
-        Annotated[Maybe[str], Meta(extra_json_schema={"enum": ["job", "all"]})],
-        Meta(description="With held_for `paused`: `all` if everything is paused (`POST /pause`), else `job`."),
-    ] = UNSET
+    paused_by: PausedBy = UNSET
     paused_until: Annotated[Maybe[Instant], Meta(description="When the paused job resumes by itself.")] = UNSET
     pause_note: Annotated[Maybe[str], Meta(description="The note of the job's pause.")] = UNSET
     completed_at: Annotated[Maybe[Instant], Meta(description="Only of a completed job.")] = UNSET

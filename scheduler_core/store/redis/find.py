@@ -87,6 +87,11 @@ class RedisFinder:
                 await self._client.zrem(key, *foreign)
         return await self.page(source, after=after, limit=limit) if foreign else [one.decode() for one in found]
 
+    async def random_ids(self, *, limit: int) -> list[str]:
+        with translated_faults():
+            found: Any = await self._client.zrandmember(self._keys.ids, limit)
+        return [one.decode() for one in found or () if is_text(one)]
+
     async def members(self, source: Source, *, limit: int) -> list[str]:
         if source.is_by_id:
             return await self.page(source, after="", limit=limit)
