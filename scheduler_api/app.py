@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from scheduler_api.access.open_paths import OpenPaths
 from scheduler_api.context import Context
 from scheduler_api.dashboard import pages as dashboard
 from scheduler_api.docs import pages as docs_ui
@@ -16,9 +17,10 @@ from scheduler_api.hosts import AllowedHosts
 from scheduler_api.middleware import ApiKeys, ProblemResponses, RawPath, RequestMetrics, SameOrigin
 from scheduler_api.problem import ApiError
 from scheduler_api.routes import ROUTES
+from scheduler_api.sessions import Sessions
 
 PROBE_PATHS = ("/health", "/ready")
-OPEN_PATHS = (*PROBE_PATHS, *docs_ui.OPEN_PATHS)
+OPEN_PATHS = (*PROBE_PATHS, *docs_ui.OPEN_PATHS, "/ui/session")
 """Paths that need no API key: for the probes of an orchestrator (the answer of ``/ready`` contains no job, address or
 secret), and for browsers that open the documentation."""
 
@@ -27,9 +29,9 @@ def create_app(context: Context, routes: Sequence[BaseRoute] = ROUTES) -> ASGIAp
     """Build the API, or a part of it with other ``routes``. It starts nothing: the caller owns ``context``."""
     app: ASGIApp = RawPath(_Routes(list(routes)))
     settings = context.settings
-    app = ApiKeys(
-        app, settings.api_keys, OPEN_PATHS, dashboard.OPEN_PATHS, PROBE_PATHS, callbacks.OPEN_PATHS, context.clock
-    )
+    open_paths = OpenPaths(OPEN_PATHS, own_token=callbacks.OPEN_PATHS, pages=dashboard.OPEN_PATHS)
+    app = ApiKeys(app, context, open_paths, probe_paths=PROBE_PATHS)
+    app = Sessions(app, context, open_paths)
     app = SameOrigin(app, hosts=None if settings.api_keys else AllowedHosts(settings.allowed_hosts))
     return RequestMetrics(ProblemResponses(app), context)
 

@@ -8,10 +8,15 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
+from scheduler_api.access.client_address import ClientAddresses
+from scheduler_api.access.refusal_log import RefusalLog
+from scheduler_api.access.throttle import SignInThrottle
 from scheduler_api.wire.answers.events import show_notice
+from scheduler_core.base.api_keys import KnownKeys
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import ApiSettings, TaskSettings
 from scheduler_core.base.errors import StoreRefused
+from scheduler_core.base.events import SIGN_IN_REFUSED, SIGN_IN_THROTTLED
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.model.health import DEFAULT_RULES, HealthRules
@@ -30,6 +35,7 @@ from scheduler_core.usecases.operations import OperationService
 from scheduler_core.usecases.pauses import PauseService
 from scheduler_core.usecases.replay import ReplayService
 from scheduler_core.usecases.schedules import ScheduleService
+from scheduler_core.usecases.sessions import SessionService
 from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
 
@@ -87,6 +93,7 @@ class Context:
         guard: AddressGuard | None = None,
         health_rules: HealthRules = DEFAULT_RULES,
         metrics_label: str | None = None,
+        public_url: str | None = None,
     ) -> None:
         self.settings = settings
         self.shards = store if isinstance(store, Shards) else Shards.of_one(store)
@@ -106,6 +113,14 @@ class Context:
         self.health_rules = health_rules
         self.metrics_label = metrics_label
         """The label by which nodes count unhealthy jobs; None: by none."""
+        self.public_url = public_url
+        """The address of this API for others, if it is set."""
+        self.keys = KnownKeys(settings.api_keys)
+        self.sessions = SessionService(self.store.session_store(), clock, self.keys)
+        self.client_addresses = ClientAddresses(settings.trusted_proxies)
+        self.sign_in_throttle = SignInThrottle(clock)
+        self.refused_sign_ins = RefusalLog(SIGN_IN_REFUSED, clock)
+        self.throttled_sign_ins = RefusalLog(SIGN_IN_THROTTLED, clock)
         self.job_targets = JobTargets(self.shards, clock)
         self.job_services = self.shards.each(lambda one: JobService(one, clock, metrics, targets=self.job_targets))
         self.jobs = self.job_services.lead
@@ -162,6 +177,13 @@ class Context:
             await self._ensure_ready()
             async with self._naming_wrong_keys(job_id):
                 yield self.job_services.of(job_id)
+
+    @asynccontextmanager
+    async def lead_slot(self) -> AsyncIterator[None]:
+        """Acquire a store slot for the first shard. Raises as ``store_slot`` does."""
+        async with self._slots_of_shard.lead, self._slots:
+            await self._ensure_ready()
+            yield
 
     @asynccontextmanager
     async def _naming_wrong_keys(self, job_id: str | None) -> AsyncIterator[None]:

@@ -1,30 +1,29 @@
 """The middleware around every endpoint, each one a small ASGI application around the next.
 
 From the outside: ``RequestMetrics`` (metrics and common headers), ``ProblemResponses`` (errors become problem
-documents), ``SameOrigin`` (refuses pages of other origins), ``ApiKeys``, ``RawPath`` (routes match the path as it was
-sent), then the routes.
+documents), ``SameOrigin`` (refuses pages of other origins), ``Sessions`` (in a file of its own), ``ApiKeys``,
+``RawPath`` (routes match the path as it was sent), then the routes.
 
 They are plain ASGI, because Starlette's BaseHTTPMiddleware runs each endpoint in a task of its own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import re
 from collections.abc import Collection
 
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from scheduler_api.access.open_paths import READS, OpenPaths
+from scheduler_api.access.refusal_log import RefusalLog
 from scheduler_api.context import Context
 from scheduler_api.hosts import AllowedHosts, host_of
 from scheduler_api.problem import ApiError, problem, problem_of
-from scheduler_api.scope import KEY_IN_SCOPE, RESERVED_IN_SCOPE
-from scheduler_core.base.clock import Clock
+from scheduler_api.scope import KEY_IN_SCOPE, RESERVED_IN_SCOPE, SESSION_IN_SCOPE
 from scheduler_core.base.errors import CronpostError
 from scheduler_core.base.events import API_FAILED, KEY_REFUSED, get_logger
+from scheduler_core.usecases.sessions import Session
 
 log = get_logger(__name__)
 
@@ -93,52 +92,29 @@ class ProblemResponses:
             await answer(scope, receive, send)
 
 
-READS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing."""
-REFUSALS_SECONDS = 1.0
-"""At most one log line for refused keys in this time: a client that tries keys must not fill the log."""
-
-
 class ApiKeys:
-    """Refuses requests without one of the API keys. If no keys are configured, it refuses none.
+    """Refuses requests without one of the API keys, or the session of one (``Sessions``). If no keys are configured, it
+    refuses none.
 
-    Exceptions are ``open_paths``, reads of paths that match ``open_pages``, and paths that match ``own_token``, whose
-    endpoint checks a token itself. All other routes are refused by default, also those that are added later. Log lines
-    of a request with a changing method contain the name of its key (``name_of_key``) and its client's address.
+    Exceptions are ``open_paths``. All other routes are refused by default, also those that are added later. Log lines
+    of a request with a changing method contain the name of its key and its client's address.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        keys: Collection[str],
-        open_paths: Collection[str],
-        open_pages: re.Pattern[bytes],
-        probe_paths: Collection[str],
-        own_token: re.Pattern[bytes],
-        clock: Clock,
+        self, app: ASGIApp, context: Context, open_paths: OpenPaths, *, probe_paths: Collection[str] = ()
     ) -> None:
         self._app = app
-        self._digests = {hashlib.sha256(key.encode()).digest(): name_of_key(key) for key in keys}
-        self._open_paths = frozenset(path.encode("ascii") for path in open_paths)
-        self._open_pages = open_pages
+        self._context = context
+        self._open_paths = open_paths
         self._probe_paths = frozenset(path.encode("ascii") for path in probe_paths)
-        self._own_token = own_token
-        self._clock = clock
-        self._logged_at: float | None = None
-        self._not_logged = 0
+        self._refusals = RefusalLog(KEY_REFUSED, context.clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = self._name_of_client(scope) if self._digests else None
-        if name is not None or not self._digests:
+        name = self._name_of_key(scope)
+        if name is not None or not self._context.keys:
             scope[KEY_IN_SCOPE] = name or ""
-        elif not self._is_open(scope):
-            self._log_refusal(scope)
-            raise ApiError(
-                401,
-                "an API key is required: send Authorization: Bearer <key>",
-                code="unauthorized",
-                headers={"WWW-Authenticate": 'Bearer realm="cronpost"', "Connection": "close"},
-            )
+        elif not self._open_paths.include(scope):
+            raise self._refusal(scope)
         if RESERVED_IN_SCOPE in scope and name is None and scope.get("raw_path") not in self._probe_paths:
             raise ApiError(
                 503,
@@ -149,54 +125,36 @@ class ApiKeys:
         if scope["method"] in READS:
             await self._app(scope, receive, send)
             return
-        actor = {"client": _client_of(scope)}
+        actor = {"client": self._context.client_addresses.of(scope)}
         if name is not None:
             actor["key"] = name
         with structlog.contextvars.bound_contextvars(**actor):
             await self._app(scope, receive, send)
 
-    def _is_open(self, scope: Scope) -> bool:
-        path: bytes = scope.get("raw_path") or b""
-        if path == b"/":
-            return scope["method"] in {"GET", "HEAD"}  # leads to the dashboard; POST / stores a job
-        if scope["method"] in {"GET", "HEAD"} and self._open_pages.match(path) is not None:
-            return True
-        return path in self._open_paths or self._own_token.match(path) is not None
-
-    def _name_of_client(self, scope: Scope) -> str | None:
-        """Return the name of the API key in the request; None without a valid one."""
+    def _name_of_key(self, scope: Scope) -> str | None:
+        """Return the name of the API key in the request or of its session; None without a valid one."""
+        session: Session | None = scope.get(SESSION_IN_SCOPE)
+        if session is not None:
+            return session.key
         values = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(values) != 1:
+        if len(values) != 1 or not self._context.keys:
             return None
         scheme, _, key = values[0].partition(b" ")
-        if scheme.lower() != b"bearer":
-            return None
-        # Digests have one length and reveal nothing about the key. All are compared, so that the time taken does
-        # not reveal which key is similar.
-        digest = hashlib.sha256(key.strip()).digest()
-        found = [name for known, name in self._digests.items() if hmac.compare_digest(digest, known)]
-        return found[0] if found else None
+        return self._context.keys.name_of(key.strip()) if scheme.lower() == b"bearer" else None
 
-    def _log_refusal(self, scope: Scope) -> None:
-        now = self._clock.monotonic()
-        if self._logged_at is not None and now - self._logged_at < REFUSALS_SECONDS:
-            self._not_logged += 1
-            return
+    def _refusal(self, scope: Scope) -> ApiError:
+        """Log the refusal of a request, and return its error."""
         given = any(name == b"authorization" for name, _ in scope["headers"])
-        detail = "the Authorization header contains no valid API key" if given else "no API key"
-        log.warning(KEY_REFUSED, client=_client_of(scope), detail=detail, not_logged=self._not_logged)
-        self._logged_at, self._not_logged = now, 0
-
-
-def name_of_key(key: str) -> str:
-    """Return a short name for an API key in logs: the start of a digest, from which the key cannot be computed."""
-    return hashlib.sha256(b"cronpost key name:" + key.encode()).hexdigest()[:6]
-
-
-def _client_of(scope: Scope) -> str:
-    """Return the address of the client, or of the proxy in front of it."""
-    client = scope.get("client")
-    return str(client[0]) if client else "unknown"
+        self._refusals.refused(
+            client=self._context.client_addresses.of(scope),
+            detail="the Authorization header contains no valid API key" if given else "no API key",
+        )
+        return ApiError(
+            401,
+            "an API key is required: send Authorization: Bearer <key>, or sign in at /ui",
+            code="unauthorized",
+            headers={"WWW-Authenticate": 'Bearer realm="cronpost"', "Connection": "close"},
+        )
 
 
 class SameOrigin:

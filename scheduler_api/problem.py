@@ -30,6 +30,7 @@ from scheduler_core.base.errors import (
     RunLost,
     RunNotFound,
     ScheduleNotFound,
+    StoreError,
     StoreRefused,
     StoreUnavailable,
     TargetInUse,
@@ -88,6 +89,13 @@ class ApiError(Exception):
         self.detail = detail
         self.code = code
         self.headers = dict(headers or {})
+
+
+def session_fault(error: StoreError) -> ApiError:
+    """Build the error for a request whose session cannot be read or changed. While Redis is away nobody is signed
+    out."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return ApiError(503, f"sessions cannot be read or changed now: {error}", code=error.code, headers=headers)
 
 
 def problem_of(error: CronpostError) -> Response:

@@ -33,6 +33,7 @@ from scheduler_api.endpoints import (
     pending,
     runs,
     schedules,
+    session,
     targets,
     tasks,
 )
@@ -89,6 +90,7 @@ ROUTES: list[BaseRoute] = [
     *targets.ROUTES,
     *schedules.ROUTES,
     *tasks.ROUTES,
+    *session.ROUTES,
     *described(
         Operation(
             "Documentation",

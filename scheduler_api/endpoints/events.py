@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,13 +14,17 @@ from starlette.types import Receive, Scope, Send
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD, RETRY_AFTER
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, problem
+from scheduler_api.scope import SESSION_IN_SCOPE
 from scheduler_api.wire.answers.events import RETRY_MS, SentEvent
 from scheduler_api.wire.json_body import nearest
 from scheduler_api.wire.labels import check_key
-from scheduler_core.base.errors import InvalidInput
+from scheduler_core.base.errors import InvalidInput, StoreError
 from scheduler_core.model.event import EventType
 from scheduler_core.usecases.events import EventFeed, Listener, Wanted
+from scheduler_core.usecases.sessions import Session
 
+SESSION_LOOK_SECONDS = 10.0
+"""How often the session of a listener is read: a stream ends within this time after its session was revoked."""
 MOST_CONDITIONS = 100
 """The most values of one filter."""
 PARAMETERS = (
@@ -57,13 +62,32 @@ async def events(request: Request) -> Response:
     except BaseException:
         feed.close(listener)
         raise
-    return _EventStream(feed, listener)
+    session: Session | None = request.scope.get(SESSION_IN_SCOPE)
+    return _EventStream(feed, listener, None if session is None else partial(_session_ended, request, session))
+
+
+async def _session_ended(request: Request, session: Session) -> None:
+    """Return when the session has expired, or within ``SESSION_LOOK_SECONDS`` after it was revoked."""
+    context = context_of(request)
+    found: Session | None = session
+    while found is not None:
+        left = context.clock.seconds_until(session.expires_at_ms)
+        if left <= 0:
+            return
+        await context.clock.sleep(min(left, SESSION_LOOK_SECONDS))
+        # While Redis is away nobody is signed out.
+        with contextlib.suppress(StoreError):
+            async with context.lead_slot():
+                found = await context.sessions.find(session.id)
 
 
 class _EventStream(Response):
-    """Sends what a listener receives. Ends when the client is gone, or the listener is closed."""
+    """Sends what a listener receives. Ends when the client is gone, the listener is closed, or ``session_ended``
+    returns."""
 
-    def __init__(self, feed: EventFeed, listener: Listener) -> None:
+    def __init__(
+        self, feed: EventFeed, listener: Listener, session_ended: Callable[[], Awaitable[None]] | None
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -71,9 +95,12 @@ class _EventStream(Response):
         del self.headers["content-length"]
         self._feed = feed
         self._listener = listener
+        self._session_ended = session_ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watching = asyncio.create_task(self._watch(receive), name="cronpost listener")
+        watching = [asyncio.create_task(self._watch(receive), name="cronpost listener")]
+        if self._session_ended is not None:
+            watching.append(asyncio.create_task(self._close_after(self._session_ended()), name="cronpost session"))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send(_part(f"retry: {RETRY_MS}\n\n".encode()))
@@ -83,13 +110,21 @@ class _EventStream(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._feed.close(self._listener)
-            watching.cancel()
+            for task in watching:
+                task.cancel()
 
     async def _watch(self, receive: Receive) -> None:
         """Close the listener when the client closes the connection: sending to it would not show that."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._feed.close(self._listener)
+
+    async def _close_after(self, end: Awaitable[None]) -> None:
+        """Close the listener after ``end``, also if that fails."""
+        try:
+            await end
+        finally:
+            self._feed.close(self._listener)
 
 
 def _part(body: bytes) -> dict[str, object]:

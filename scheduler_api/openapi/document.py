@@ -30,6 +30,7 @@ TAGS = {
     "One-off tasks": "Single calls at a given time, and their settings.",
     "Pause of everything": "Hold all jobs, schedules and one-off tasks, and release them.",
     "Monitoring": "For probes, dashboards and Prometheus.",
+    "Sign-in": "The session of a person who uses the dashboard. Programs send an API key instead.",
     "Documentation": "This documentation, for people and for machines.",
 }
 """The groups of operations, in the order in which the documentation shows them."""
@@ -38,19 +39,36 @@ LAYERS = {
     "Unauthorized": problem(
         "No API key, or an unknown one (`unauthorized`).", Header("WWW-Authenticate", "The scheme: Bearer.")
     ),
-    "Forbidden": problem("A page of another origin sent the request, or its Host header is not allowed."),
+    "Forbidden": problem(
+        "A page of another origin sent the request, its Host header is not allowed, or a request with the cookie of a "
+        "session does not show that a page of this server sent it (`not_same_origin`, `request_header_missing`)."
+    ),
     "TokenRefused": problem("No token, or not the run's (`token_refused`); or a page of another origin sent it."),
     "TooManyConnections": problem("Too many connections are open (`too_many_connections`).", RETRY_AFTER),
+    "Unavailable": problem(
+        "Too many connections are open (`too_many_connections`), or Redis does not answer, so the session of the "
+        "request cannot be read (`store_unavailable`).",
+        RETRY_AFTER,
+    ),
 }
 """Answers of the layers around all endpoints (``middleware``)."""
 OF_THE_LAYERS = {
-    "key": {"401": "Unauthorized", "403": "Forbidden", "503": "TooManyConnections"},
+    "key": {"401": "Unauthorized", "403": "Forbidden", "503": "Unavailable"},
     "run_token": {"403": "TokenRefused", "503": "TooManyConnections"},
     "open": {"403": "Forbidden"},
 }
 SECURITY: Mapping[str, Json] = {"key": {}, "run_token": {"security": [{"runToken": []}]}, "open": {"security": []}}
 SECURITY_SCHEMES: Json = {
     "apiKey": {"type": "http", "scheme": "bearer", "description": "One of the keys in CRONPOST_API_KEYS."},
+    "sessionCookie": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "__Host-cronpost-session",
+        "description": "The session of a person who signed in with `POST /ui/session`. The name ends with the port of "
+        "the server's address, if that has one, and has no `__Host-` without TLS. The request also needs "
+        "`Sec-Fetch-Site: same-origin`, or an `Origin` that equals the host, and, unless it is GET, the header "
+        "`Cronpost-Request: 1`. Not used in a request with an `Authorization` header.",
+    },
     "runToken": {
         "type": "apiKey",
         "in": "header",
@@ -81,7 +99,7 @@ def describe(all_routes: Sequence[BaseRoute], *, keys: bool) -> Json:
         },
         # Relative to this document, so that it holds behind a proxy that serves the API under a path.
         "servers": [{"url": ".", "description": "The server that this document comes from."}],
-        "security": [{"apiKey": []}] if keys else [],
+        "security": [{"apiKey": []}, {"sessionCookie": []}] if keys else [],
         "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
         "components": {

@@ -249,6 +249,7 @@ class Process:
             guard=self._guard,
             health_rules=rules_of(self.settings.engine),
             metrics_label=self.settings.engine.metrics_label,
+            public_url=self.settings.engine.public_url,
         )
 
     def _start_servers(self, ports: Ports) -> None:

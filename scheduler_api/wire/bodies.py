@@ -277,6 +277,14 @@ class Pause(Described, forbid_unknown_fields=True):
     EXAMPLES = ({"note": "database upgrade", "until": "2030-01-31T12:00:00Z"},)
 
 
+class SignIn(Described, forbid_unknown_fields=True):
+    """A sign-in to the dashboard."""
+
+    key: Annotated[str, Meta(description="One of the keys in CRONPOST_API_KEYS.")]
+
+    EXAMPLES = ({"key": "the-key-of-this-server"},)
+
+
 class TargetMethod(StrEnum):
     """The HTTP method of a target's requests."""
 

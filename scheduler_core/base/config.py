@@ -68,6 +68,14 @@ class ApiSettings(Section, frozen=True, kw_only=True):
             "browser."
         ),
     ] = ()
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Addresses or networks of the proxies in front of this server, comma-separated. If a request "
+            "comes from one, the client's address is the last one in X-Forwarded-For that is not in this list. "
+            "Sign-ins are throttled by it, and the log shows it. Not set: the header is ignored."
+        ),
+    ] = ()
     max_connections: Annotated[
         int,
         Meta(

@@ -210,6 +210,16 @@ def _parse_allowed_hosts(_: Setting, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _parse_trusted_proxies(_: Setting, text: str) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for one in text.split(","):
+        try:
+            found[str(ipaddress.ip_network(one.strip()))] = None
+        except ValueError as error:
+            raise ValueError(f"{one.strip()[:100]!r}: {error}") from None
+    return tuple(found)
+
+
 def _parse_redis_url(_: Setting, text: str) -> str:
     parse_redis_url(text)
     return text
@@ -289,6 +299,7 @@ _PARSERS: dict[str, Callable[[Setting, str], Any]] = {
     "sign_origins": _parse_sign_origins,
     "api_keys": _parse_api_keys,
     "allowed_hosts": _parse_allowed_hosts,
+    "trusted_proxies": _parse_trusted_proxies,
     "redis_url": _parse_redis_url,
     "data_dir": lambda _, text: Path(text).expanduser(),
     "redis_server": lambda _, text: Path(text).expanduser(),

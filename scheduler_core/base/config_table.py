@@ -105,6 +105,7 @@ def _kind(name: str, plain: Any, metas: list[Meta]) -> str:
         "host": "an IP address or a host name",
         "api_keys": f"keys of at least {MIN_API_KEY_LENGTH} printable ASCII characters, separated by commas",
         "allowed_hosts": "host names or *.domain, without port, separated by commas; * alone for any name",
+        "trusted_proxies": "IP addresses or networks (10.0.0.0/8), separated by commas",
         "redis_url": FORM,
         "data_dir": "a directory",
         "target_allow": RULE_FORM,

@@ -64,6 +64,13 @@ LOG_LINES_DROPPED: Final = "log lines dropped"
 """The reader of the log stalled and the queue was full. After this line, no line is missing."""
 KEY_REFUSED: Final = "api key refused"
 """A request without a valid API key. At most one line per second, with the number of requests without a line."""
+SIGNED_IN: Final = "signed in"
+"""A person exchanged an API key for a session of the dashboard."""
+SIGNED_OUT: Final = "signed out"
+SIGN_IN_REFUSED: Final = "sign-in refused"
+"""A sign-in with a wrong key. Lines are limited as those of ``KEY_REFUSED``."""
+SIGN_IN_THROTTLED: Final = "sign-in throttled"
+"""A sign-in from an address with too many refused ones. Lines are limited as those of ``KEY_REFUSED``."""
 
 # Events of jobs.
 JOB_UPSERTED: Final = "job upserted"

@@ -172,6 +172,12 @@ class Metrics:
         self.requests = Counter(
             "cronpost_http_requests_total", "Requests to the API.", ["method", "status"], registry=r
         )
+        self.sign_ins = Counter(
+            "cronpost_sign_ins_total",
+            "Sign-ins to the dashboard: ok, refused (wrong key), throttled.",
+            ["result"],
+            registry=r,
+        )
         self.event_listeners = Gauge("cronpost_event_listeners", "Clients that listen to GET /events.", registry=r)
         self.events_dropped = Counter(
             "cronpost_events_dropped_total", "Events not sent to a listener because it was too slow.", registry=r

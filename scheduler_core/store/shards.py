@@ -28,6 +28,7 @@ from scheduler_core.store.history import HistoryStore
 from scheduler_core.store.jobs import Counts, JobStore, StoredJob
 from scheduler_core.store.loop import LoopStore
 from scheduler_core.store.operations import OperationStore
+from scheduler_core.store.sessions import SessionStore
 from scheduler_core.store.tasks import TaskStore
 
 T_co = TypeVar("T_co", covariant=True)
@@ -88,6 +89,10 @@ class ShardStore(LoopStore, JobStore, Protocol):
 
     def operation_store(self) -> OperationStore:
         """Return the store of operations, which are on the first shard."""
+        ...
+
+    def session_store(self) -> SessionStore:
+        """Return the store of sessions, which are on the first shard."""
         ...
 
     def catalogue_store(self) -> CatalogueStore:

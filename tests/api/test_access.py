@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from scheduler_api.context import Context
-from scheduler_api.middleware import name_of_key
+from scheduler_core.base.api_keys import name_of_key
 from scheduler_core.base.config import ApiSettings
 from tests.api.conftest import EXAMPLE
 
@@ -188,7 +188,7 @@ class TestOrigins:
 
 async def test_the_api_description_says_that_a_key_is_needed(client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"})
-    assert answer.json()["security"] == [{"apiKey": []}]
+    assert answer.json()["security"] == [{"apiKey": []}, {"sessionCookie": []}]
 
 
 class TestLog:

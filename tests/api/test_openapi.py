@@ -85,7 +85,7 @@ def test_what_needs_a_key_says_so_and_what_needs_none_too() -> None:
     assert open_paths == {"/", "/ui", *(path for path in OPEN_PATHS if not path.startswith("/docs/"))}
     for method, path, operation in OPERATIONS:
         assert ("401" in operation["responses"]) == ("security" not in operation), (method, path)
-    assert DOCUMENT["security"] == [{"apiKey": []}]
+    assert DOCUMENT["security"] == [{"apiKey": []}, {"sessionCookie": []}]
     assert document(keys=False)["security"] == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from scheduler_api.middleware import name_of_key
+from scheduler_core.base.api_keys import name_of_key
 from tests.api.command_line import KEY, errors_of, jobs, run
 from tests.api.conftest import EXAMPLE, job
 

@@ -264,6 +264,12 @@ class Keys(msgspec.Struct, frozen=True):
         """Hash: the document of one operation; expires a day after its end."""
         return f"{self.root}:operation:{operation_id}"
 
+    # ---- sessions -----------------------------------------------------------------------------------------------
+
+    def session(self, digest: str) -> str:
+        """String: one session of the dashboard, by the SHA-256 of its id; expires with the session."""
+        return f"{self.root}:session:{digest}"
+
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 
     def tasks(self, part: str) -> str:

@@ -22,6 +22,7 @@ from scheduler_core.store.redis.nodes import Nodes
 from scheduler_core.store.redis.operations import RedisOperations
 from scheduler_core.store.redis.pauses import PausesOfAll
 from scheduler_core.store.redis.reads import Reads
+from scheduler_core.store.redis.sessions import RedisSessions
 from scheduler_core.store.redis.settlements import Settlements
 from scheduler_core.store.redis.signals import Signals
 from scheduler_core.store.redis.target_copies import RedisTargetCopies
@@ -56,6 +57,9 @@ class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, 
 
     def operation_store(self) -> RedisOperations:
         return RedisOperations(self)
+
+    def session_store(self) -> RedisSessions:
+        return RedisSessions(self)
 
     def catalogue_store(self) -> RedisCatalogue:
         return RedisCatalogue(self)

@@ -1,0 +1,1 @@
+"""Who may use the API: the parts that the middleware and the sign-in share."""
