@@ -36,6 +36,8 @@ from scheduler_core.usecases.pauses import PauseService
 from scheduler_core.usecases.replay import ReplayService
 from scheduler_core.usecases.schedules import ScheduleService
 from scheduler_core.usecases.sessions import SessionService
+from scheduler_core.usecases.target_statistics import TargetStatisticsReader
+from scheduler_core.usecases.target_tries import TargetTries
 from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
 
@@ -127,6 +129,8 @@ class Context:
         self.callbacks = CallbackService(self.shards, self.job_services)
         self.schedules = ScheduleService(self.shards, clock, metrics)
         self.targets = TargetService(self.shards, clock, self.schedules)
+        self.target_tries = TargetTries(self.shards, self.job_services, self.targets, clock)
+        self.target_statistics = TargetStatisticsReader(self.shards)
         task_store = self.store.task_store(task_settings)
         self.tasks = TaskService(task_store, clock, metrics)
         self.attention = AttentionService(self.shards, self.job_services, task_store, clock)

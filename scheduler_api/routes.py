@@ -34,6 +34,7 @@ from scheduler_api.endpoints import (
     runs,
     schedules,
     session,
+    target_activity,
     targets,
     tasks,
 )
@@ -88,6 +89,7 @@ ROUTES: list[BaseRoute] = [
     *health.ROUTES,
     *events.ROUTES,
     *targets.ROUTES,
+    *target_activity.ROUTES,
     *schedules.ROUTES,
     *tasks.ROUTES,
     *session.ROUTES,

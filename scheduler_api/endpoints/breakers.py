@@ -11,8 +11,7 @@ from scheduler_api.answers import json_answer, query
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD
 from scheduler_api.openapi.operation import Answer, Operation, described
-from scheduler_api.wire.answers.service import Breaker, Breakers
-from scheduler_core.base.instants import rfc3339
+from scheduler_api.wire.answers.service import Breakers, show_breaker
 
 NO_NODE = "this server has no node, and each node has its own breakers: send this request to a server with a node"
 
@@ -23,20 +22,7 @@ async def list_breakers(request: Request) -> Response:
     found = context_of(request).breakers()
     if found is None:
         return json_answer(Breakers([], 0, NO_NODE))
-    shown = [
-        Breaker(
-            target=one.target,
-            state=one.state.value,
-            since=rfc3339(one.since_ms),
-            failures=one.failures,
-            probe_at=rfc3339(one.probe_at_ms),
-            last_error=one.last_error,
-            node=node,
-        )
-        for node, breakers in found
-        for one in breakers
-    ]
-    return json_answer(Breakers(shown, len(found)))
+    return json_answer(Breakers([show_breaker(node, one) for node, breakers in found for one in breakers], len(found)))
 
 
 operation = partial(Operation, "Monitoring")

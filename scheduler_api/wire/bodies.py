@@ -41,7 +41,7 @@ JobId = Annotated[
     Meta(
         min_length=1,
         max_length=MAX_ID_CHARACTERS,
-        description="Printable text; not `schedule_<digits>` or `task_<digits>`.",
+        description="Printable text; not `schedule_<digits>`, `task_<digits>` or `try_<digits>_<20 hex digits>`.",
     ),
 ]
 SameId = Annotated[Maybe[JobId], Meta(description="If it is given: the id of the path.")]

@@ -23,7 +23,7 @@ JOB_FIELDS = names_of(JobBody)
 
 _POLICY_FIELDS = frozenset(POLICY_FIELDS)
 _LABEL_FIELDS = frozenset(LABEL_FIELDS)
-_RESERVED_ID = re.compile(r"(?:schedule|task)_[0-9]+\Z")
+_RESERVED_ID = re.compile(r"(?:schedule|task)_[0-9]+\Z|try_[0-9]{1,15}_[0-9a-f]{20}\Z")
 
 
 def job_of(fields: Fields, *, path_id: str | None = None) -> Job:
@@ -78,6 +78,8 @@ def check_id(job_id: str) -> str:
         raise InvalidInput(f"id contains U+{ord(character):04X}, which is not a printable character", field="id")
     if _RESERVED_ID.match(job_id):
         raise InvalidInput(
-            "ids of the form schedule_<digits> and task_<digits> are reserved for schedules and tasks", field="id"
+            "ids of the forms schedule_<digits>, task_<digits> and try_<digits>_<20 hexadecimal digits> are reserved "
+            "for schedules, tasks and tries of targets",
+            field="id",
         )
     return job_id

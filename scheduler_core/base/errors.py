@@ -24,6 +24,7 @@
     ├── RunLost                 the run ended as lost before its runner completed it
     ├── TokenRefused            the token does not belong to the run
     ├── TargetNotFound
+    ├── NoNode                  no node is alive that would send the request
     ├── TargetInUse             jobs use the target, so it cannot be deleted
     ├── ScheduleNotFound
     ├── DuplicateName           a target or a schedule has this name already
@@ -212,6 +213,17 @@ class TargetNotFound(CronpostError):
 
     def __init__(self, target_id: int) -> None:
         super().__init__(f"no target with id {target_id}")
+
+
+class NoNode(CronpostError):
+    """No node is alive, so the request would not be sent."""
+
+    code = "no_node"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no node is running, so nothing would send the request: start one (cronpost serve), then try again"
+        )
 
 
 class TargetInUse(CronpostError):

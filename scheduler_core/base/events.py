@@ -92,6 +92,7 @@ WAKE_UPS_REPAIRED: Final = "wake-ups repaired"
 TARGET_CREATED: Final = "target created"
 TARGET_CHANGED: Final = "target changed"
 TARGET_DELETED: Final = "target deleted"
+TARGET_TRIED: Final = "target tried"
 SCHEDULES_SWEPT: Final = "schedules swept"
 """Interrupted operations of a dead process were completed."""
 

@@ -7,6 +7,7 @@ job's trigger, its state and the time.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 import msgspec
@@ -17,7 +18,7 @@ from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap, Policies, Recovery, RetryRule
 from scheduler_core.model.request import Auth
-from scheduler_core.triggers.trigger import IntervalSpec
+from scheduler_core.triggers.trigger import IntervalSpec, OnRequestSpec
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 """The methods of a target that send its body."""
@@ -36,7 +37,13 @@ SCHEDULE_POLICIES = Policies(
 )
 """One attempt per run, no recovery, and the schedule stays when its window is over."""
 
+TRY_POLICIES = Policies(
+    retry=RetryRule(attempts=1), conflict_is_failure=True, keep_answers=True, delete_completed=True, at_most_once=True
+)
+"""One request, never repeated. The job is deleted when its run ends, and request and answer are kept."""
+
 _PREFIX = "schedule_"
+_TRY_ID = re.compile(r"try_([0-9]{1,15})_[0-9a-f]{20}\Z", re.ASCII)
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -125,6 +132,31 @@ def schedule_id_of(job_id: str) -> int | None:
     if digits == job_id or not (digits.isascii() and digits.isdecimal() and len(digits) <= 15):
         return None
     return int(digits)
+
+
+def try_id_of(target_id: int, token: str) -> str:
+    """Return the id of the job that tries a target. ``token``: 20 hexadecimal digits."""
+    return f"try_{target_id}_{token}"
+
+
+def tried_target_of(job_id: str) -> int | None:
+    """Return the id of the target that a job tries; None: the job does not try one."""
+    found = _TRY_ID.match(job_id)
+    return None if found is None else int(found[1])
+
+
+def job_of_try(target_id: int, token: str, *, now_ms: int) -> Job:
+    """Return the job that tries a target. It has no trigger: its only run is a pending entry."""
+    return Job(
+        id=try_id_of(target_id, token),
+        url="",
+        trigger=OnRequestSpec(),
+        payload=b"",
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
+        policies=TRY_POLICIES,
+        target_id=target_id,
+    )
 
 
 def job_of_schedule(schedule_id: int, *, name: str, target_id: int, timing: Timing, now_ms: int) -> Job:

@@ -52,7 +52,7 @@ def label_index(key: str, value: str | None = None) -> str:
 
 
 def target_index(target_id: int) -> str:
-    """Return the name of the set of jobs that use this target."""
+    """Return the name of the set of jobs that use this target. Jobs that try it are not in it."""
     return f"target:{target_id}"
 
 
@@ -67,7 +67,7 @@ def index_entries(job: Job | None, state: JobState | None) -> dict[str, int]:
     for key, value in job.labels.items():
         found[label_index(key)] = 0
         found[label_index(key, value)] = 0
-    if job.target_id is not None:
+    if job.target_id is not None and not job.policies.at_most_once:
         found[target_index(job.target_id)] = 0
     if state is None:
         return found

@@ -95,6 +95,9 @@ class Policies(msgspec.Struct, frozen=True, omit_defaults=True):
     limits: Limits | None = msgspec.field(default=None, name="q")
     delete_completed: bool = msgspec.field(default=False, name="a")
     """Whether the job is deleted when its trigger is exhausted."""
+    at_most_once: bool = msgspec.field(default=False, name="1")
+    """Whether its request is sent once at most: a run whose node died ends as lost, and a run that is not sent in time
+    is cancelled (``plan.once``). Only of jobs that try a target; a breaker does not hold them back."""
 
 
 DEFAULT_POLICIES = Policies()

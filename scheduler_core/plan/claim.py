@@ -32,6 +32,7 @@ from scheduler_core.plan.finish import end_run, requeue
 from scheduler_core.plan.fire_times import trigger_of
 from scheduler_core.plan.lost_attempts import with_lost_attempts
 from scheduler_core.plan.misses import last_outside, misses_around, pass_over
+from scheduler_core.plan.once import why_not_sent
 from scheduler_core.plan.passed import finish_and_account, trigger_was_blocked
 from scheduler_core.plan.paused import held_entries, hold, is_requested, pass_pauses, resume_in_time
 from scheduler_core.triggers.trigger import Trigger
@@ -88,6 +89,11 @@ def plan_claim(
         )
         if lease.lost and isinstance(decided, Work):
             decided = replace(decided, run=with_lost_attempts(decided.run, lease))
+    if job.policies.at_most_once and isinstance(decided, Work):
+        unsent = why_not_sent(decided.run, lease)
+        if unsent is not None:
+            state, ended = end_run(job, decided.state, decided.run, unsent.final, now_ms=now_ms, message=unsent.why)
+            return transition_to(job, state, (*decided.records, ended), now_ms=now_ms)
     # A definition that was changed since the claim has not crashed a node yet.
     if isinstance(decided, Work) and lease.alone >= QUARANTINE_AFTER_ALONE and job.updated_at_ms <= claimed_at_ms:
         return _quarantine(decided, lease, now_ms=now_ms)

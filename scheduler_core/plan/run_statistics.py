@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -11,6 +12,8 @@ from scheduler_core.model.health import FAILED
 from scheduler_core.model.run import Run, RunState
 
 PERCENTILES = (50, 95, 99)
+
+T = TypeVar("T", int, float)
 
 
 class RunStatistics(msgspec.Struct, frozen=True):
@@ -47,7 +50,7 @@ def statistics_of(runs: Sequence[Run]) -> RunStatistics:
         succeeded=len(succeeded),
         failed=sum(run.state in FAILED for run in runs),
         begins_ms=min((run.fire_time_ms for run in runs), default=None),
-        durations_ms={percent: _percentile(durations, percent) for percent in PERCENTILES} if durations else {},
+        durations_ms={percent: percentile(durations, percent) for percent in PERCENTILES} if durations else {},
         longest_ms=durations[-1] if durations else None,
     )
 
@@ -62,6 +65,6 @@ def mean_run_ms(runs: Sequence[Run]) -> float | None:
     return sum(durations) / len(durations) if durations else None
 
 
-def _percentile(ordered: Sequence[int], percent: int) -> int:
+def percentile(ordered: Sequence[T], percent: int) -> T:
     """Return the nearest-rank percentile of rising numbers: the least of them that ``percent`` % do not exceed."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

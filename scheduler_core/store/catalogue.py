@@ -146,6 +146,10 @@ class CatalogueStore(TargetReader, Protocol):
         """Count the notes of a target."""
         ...
 
+    async def count_schedules(self, target_id: int) -> int:
+        """Count the schedules of a target, reserved ones included."""
+        ...
+
     async def keep(self, target_id: int) -> bool:
         """Return whether a target listed as being deleted still exists. Then its deletion never began, and it is taken
         off that list."""

@@ -41,6 +41,8 @@ class FoundRun(msgspec.Struct, frozen=True):
     detail: RunDetail | None = None
     claim_key: str = ""
     """The claim key of an unsettled run; set by ``HistoryService.get``."""
+    node: str = ""
+    """The node that executes the run; set by ``HistoryService.get``. Empty: no node does."""
     raw: bytes = b""
     """The record of a settled run as it is stored; set by ``HistoryService.get``."""
 
@@ -185,10 +187,13 @@ class _HistoryOfShard:
             claim_keys = list(dict.fromkeys(one.name for one in candidates))
             for claim_key, stored in zip(claim_keys, await self._read(claim_keys), strict=True):
                 # Look at all of its runs: since the claim key was found, one may have started or be waiting again.
-                for run in (*_waiting(stored), *_in_flight(claim_key, stored), *_requested(stored)):
+                in_flight = _in_flight(claim_key, stored)
+                for run in (*_waiting(stored), *in_flight, *_requested(stored)):
                     if run.id == run_id:
                         place = Place(run.started_at_ms or 0, run.id.encode())
-                        return FoundRun(job_of_claim_key(claim_key), run, place, claim_key=claim_key)
+                        lease = stored.snapshot.lease
+                        node = lease.node if lease is not None and any(one.id == run_id for one in in_flight) else ""
+                        return FoundRun(job_of_claim_key(claim_key), run, place, claim_key=claim_key, node=node)
         return await self._settled(run_id)  # it may have been settled in between
 
     async def _settled(self, run_id: str) -> FoundRun | None:

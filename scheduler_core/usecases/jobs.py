@@ -260,11 +260,11 @@ class JobService(JobReader):
         if key is not None:
             request = f"{force} {not_before_ms} ".encode() + (b"-" if payload is None else payload)
             repeated = Repeated(job_id, key, request=request, kept_ms=answer_kept_ms)
-            return await self._once(job_id, repeated, self.checked(job_id, plan, if_match), lambda: answer)
+            return await self.once(job_id, repeated, self.checked(job_id, plan, if_match), lambda: answer)
         await self._change_existing(job_id, plan, if_match)
         return answer
 
-    async def _once(self, job_id: str, repeated: Repeated, plan: Plan, answer: Callable[[], RunNow]) -> RunNow:
+    async def once(self, job_id: str, repeated: Repeated, plan: Plan, answer: Callable[[], RunNow]) -> RunNow:
         """Make a change of an existing job whose request may be repeated under its key: the same step stores its
         answer, which every repetition returns.
 

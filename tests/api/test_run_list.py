@@ -97,6 +97,16 @@ async def test_a_run_has_every_field_with_its_meaning(
     assert "link" not in answer.headers
     detail = (await client.get("/runs/RUN-FAILED")).json()
     assert detail == listed | {
+        "job_version": 1,
+        "attempt": 2,
+        "message": "",
+        "retry_at": None,
+        "node": None,
+        "taken_at": None,
+        "heard_at": None,
+        "deadline": None,
+        "progress": None,
+        "note": "",
         "request_headers": {"content-type": "application/json", "authorization": "***"},
         "request_body": '{"say": "hé"}',
         "response_headers": {"x-a": "1, 2"},
@@ -104,6 +114,8 @@ async def test_a_run_has_every_field_with_its_meaning(
         "attempts": [
             {
                 "attempt_number": 1,
+                "fence": 7,
+                "outcome": "timeout",
                 "status": "TIMEOUT",
                 "started_at": shown["started_at"],
                 "completed_at": detail["attempts"][0]["completed_at"],
@@ -114,6 +126,8 @@ async def test_a_run_has_every_field_with_its_meaning(
             },
             {
                 "attempt_number": 2,
+                "fence": 8,
+                "outcome": "response",
                 "status": "FAILED",
                 "started_at": "2026-12-31T23:50:08Z",
                 "completed_at": detail["attempts"][1]["completed_at"],

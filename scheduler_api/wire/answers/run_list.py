@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 from msgspec import Meta, structs
 
-from scheduler_api.wire.answers.runs import EndedBy, ReplayedBy, ReplayOf, show_replay_of
+from scheduler_api.wire.answers.runs import (
+    AttemptCount,
+    Deadline,
+    EndedBy,
+    HeardAt,
+    OutcomeName,
+    Progress,
+    ReplayedBy,
+    ReplayOf,
+    TakenAt,
+    show_replay_of,
+)
 from scheduler_api.wire.fields import Described, Instant, instant
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.secret_names import mask_headers, mask_url
@@ -68,6 +79,8 @@ class ListedAttempt(Described):
     """One request of a run."""
 
     attempt_number: int
+    fence: Annotated[int, Meta(description="The number of the lease under which it was sent (`Cronpost-Fence`).")]
+    outcome: OutcomeName
     status: RunStatus
     started_at: Instant | None
     completed_at: Instant | None
@@ -78,8 +91,19 @@ class ListedAttempt(Described):
 
 
 class RunDetail(ListedRun):
-    """A run with its request and response, as far as they were kept. Secrets are masked."""
+    """A run with its request and response, as far as they were kept. Secrets are masked. `taken_at` to `note` belong to
+    completion by callback."""
 
+    job_version: int
+    attempt: AttemptCount
+    message: Annotated[str, Meta(description="Why the run is in this state, for people.")]
+    retry_at: Instant | None
+    node: Annotated[str | None, Meta(description="The node that executes the run now.")]
+    taken_at: TakenAt
+    heard_at: HeardAt
+    deadline: Deadline
+    progress: Progress | None
+    note: str
     request_headers: dict[str, str] | None
     request_body: str | None
     response_headers: dict[str, str] | None
@@ -129,13 +153,30 @@ def show_found_with_detail(found: FoundRun) -> RunDetail:
     elif run.excerpt:
         kept["response_body"] = run.excerpt
     attempts = [_show_attempt(attempt) for attempt in run.attempts]
-    return RunDetail(**structs.asdict(show_found(found)), **kept, attempts=attempts)
+    is_taken = run.state is RunState.TAKEN
+    return RunDetail(
+        **structs.asdict(show_found(found)),
+        job_version=run.job_version,
+        attempt=run.attempt,
+        message=run.message,
+        retry_at=None if is_taken else instant(run.retry_at_ms),
+        node=found.node or None,
+        taken_at=instant(run.taken_at_ms),
+        heard_at=instant(run.heartbeat_at_ms),
+        deadline=instant(run.retry_at_ms) if is_taken else None,
+        progress=run.progress,
+        note=run.note,
+        **kept,
+        attempts=attempts,
+    )
 
 
 def _show_attempt(attempt: model.Attempt) -> ListedAttempt:
     error_type = attempt_error_type(attempt)
     return ListedAttempt(
         attempt_number=attempt.number,
+        fence=attempt.fence,
+        outcome=attempt.outcome,
         status=attempt_status(attempt),
         started_at=instant(attempt.started_at_ms),
         completed_at=instant(attempt.started_at_ms + round(attempt.latency_ms)),
@@ -144,6 +185,12 @@ def _show_attempt(attempt: model.Attempt) -> ListedAttempt:
         error_message=None if error_type is None else _attempt_message(attempt),
         error_type=None if error_type is None else ErrorType(error_type),
     )
+
+
+def error_of(run: model.Run) -> tuple[ErrorType, str] | None:
+    """The kind of error of a settled run and its text; None: no error."""
+    kind = error_type_of(run)
+    return None if kind is None else (ErrorType(kind), _message(run))
 
 
 def _message(run: model.Run) -> str:

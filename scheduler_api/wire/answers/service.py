@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta
 
 from scheduler_api.wire.answers.pauses import PausedSince
 from scheduler_api.wire.fields import Described, Instant, Maybe, Yes
+from scheduler_core.base.instants import rfc3339
+
+if TYPE_CHECKING:
+    from scheduler_core.node.dispatch.targets import OpenBreaker
 
 
 class Links(Described):
@@ -61,6 +65,19 @@ class Breaker(Described):
     probe_at: Instant
     last_error: str
     node: str
+
+
+def show_breaker(node: str, breaker: OpenBreaker) -> Breaker:
+    """Show a breaker of this node that is not closed."""
+    return Breaker(
+        target=breaker.target,
+        state=breaker.state.value,
+        since=rfc3339(breaker.since_ms),
+        failures=breaker.failures,
+        probe_at=rfc3339(breaker.probe_at_ms),
+        last_error=breaker.last_error,
+        node=node,
+    )
 
 
 class Breakers(Described):

@@ -20,7 +20,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import HeldBack, HoldReason
 from scheduler_core.model.outcome import Outcome, OutcomeKind
-from scheduler_core.model.policies import Limits
+from scheduler_core.model.policies import Limits, Policies
 from scheduler_core.node.dispatch.breaker import BreakerRule, BreakerState
 from scheduler_core.node.dispatch.limits import GUESSED_SERVICE_MS, RATE_HORIZON_MS, rates_for, slots_for
 from scheduler_core.node.dispatch.targets import OpenBreaker, TargetRegistry, TargetState
@@ -89,7 +89,7 @@ class TargetLimiter:
             self._open += 1
             return Permit()
         target = self._targets.of(url)
-        held = self._held_back(target, work.job.policies.limits, hold, taken_over)
+        held = self._held_back(target, work.job.policies, hold, taken_over)
         if held is not None:
             return held
         permit = Permit(target, 0 if target.breaker.state is BreakerState.CLOSED else self._probe(target))
@@ -124,7 +124,7 @@ class TargetLimiter:
         target = self._targets.of(url)
         self._open -= 1
         try:
-            held = self._held_back(target, work.job.policies.limits, hold, False)
+            held = self._held_back(target, work.job.policies, hold, False)
         finally:
             self._open += 1
         if held is None:
@@ -223,14 +223,18 @@ class TargetLimiter:
     # ---- decisions --------------------------------------------------------------------------------------------------
 
     def _held_back(
-        self, target: TargetState, limits: Limits | None, hold: HeldBack | None, taken_over: bool
+        self, target: TargetState, policies: Policies, hold: HeldBack | None, taken_over: bool
     ) -> HeldBack | None:
-        """Return why an attempt may not start now; None: it may, and the rates have counted it."""
+        """Return why an attempt may not start now; None: it may, and the rates have counted it.
+
+        A breaker does not hold back a request that tries the target: it becomes the probe.
+        """
+        limits = policies.limits
         placed = hold is not None and hold.placed
         breaker = target.breaker
         if breaker.state is not BreakerState.CLOSED:
             now_ms = self._clock.now_ms()
-            if not breaker.lets_through(now_ms):
+            if not breaker.lets_through(now_ms) and not policies.at_most_once:
                 return self._by_breaker(target, now_ms, hold)
         own = None if limits is None else limits.max_in_flight
         if slots_for(target.open, self._open, self._most, self._most_each, own) < 1:

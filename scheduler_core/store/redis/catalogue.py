@@ -165,6 +165,10 @@ class RedisCatalogue:
         with translated_faults():
             return int(await self._client.zcard(self._jobs_of(target_id)))
 
+    async def count_schedules(self, target_id: int) -> int:
+        with translated_faults():
+            return int(await self._client.scard(self._of(target_id)))
+
     async def keep(self, target_id: int) -> bool:
         with translated_faults():
             if not await self._client.hexists(self._targets, str(target_id)):
