@@ -75,7 +75,7 @@ test-kinds: $(VENV)/.development ## Test AMQP and Celery targets with a RabbitMQ
 		{ echo "make test-kinds needs RabbitMQ; on Debian and Ubuntu: apt install rabbitmq-server" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/kinds $(KINDS_ARGS)
 
-test-ui: $(VENV)/.development ## Test the documentation pages in a headless Chromium (Debian: apt install chromium)
+test-ui: $(VENV)/.development ## Test the dashboard and the documentation pages in a headless Chromium (Debian: apt install chromium)
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 		{ echo "make test-ui needs Chromium; on Debian and Ubuntu: apt install chromium" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/ui $(UI_ARGS)

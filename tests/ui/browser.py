@@ -1,20 +1,23 @@
-"""A headless Chromium, controlled through its debugging protocol. The program is the system's; nothing
-is downloaded."""
+"""A headless Chromium of the system, driven by Playwright, which records everything that a page does wrong."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
 import shutil
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-import aiohttp
+from playwright.async_api import Browser, ConsoleMessage, Page, Request, Response
 
+WIDE, PHONE = 1280, 390
+HEIGHT = 800
+PATIENCE_MS = 20_000
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE_SECONDS = 20
+# Without a sandbox, because CI runs as root and the pages are our own. No proxy, no calls to the vendor.
+OPTIONS = ("--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server", "--disable-background-networking")
+
+Theme = Literal["light", "dark"]
 
 
 def program() -> str:
@@ -26,85 +29,88 @@ def program() -> str:
     raise RuntimeError("make test-ui needs Chromium: apt install chromium")
 
 
-class Page:
-    """One page of the browser."""
+class Pages:
+    """Opens pages of one server, each in a context of its own, and records in ``problems`` what is wrong with them.
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._number = 0
-        self.complaints: list[str] = []
-        """Exceptions, console errors and violations of the Content-Security-Policy, in order."""
+    Wrong are exceptions, console errors (a violation of the Content-Security-Policy is one), missing assets, answers
+    with a 5xx, and requests to other hosts.
+    """
 
-    async def call(self, method: str, **params: Any) -> Any:
-        """Send a command of the protocol; returns its result."""
-        self._number += 1
-        await self._socket.send_json({"id": self._number, "method": method, "params": params})
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while True:
-                message = json.loads(await self._socket.receive_str())
-                if message.get("id") == self._number:
-                    assert "error" not in message, message
-                    return message["result"]
-                if message.get("method") in {"Runtime.exceptionThrown", "Log.entryAdded"}:
-                    self.complaints.append(json.dumps(message["params"]))
+    def __init__(self, browser: Browser, url: str) -> None:
+        self._browser = browser
+        self.url = url
+        self.problems: list[str] = []
 
-    async def evaluate(self, script: str) -> Any:
-        """Return the value of a JavaScript expression, awaited."""
-        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
+    async def open(
+        self, path: str, *, width: int = WIDE, height: int = HEIGHT, theme: Theme = "light", **options: Any
+    ) -> Page:
+        """Open a path of the server and wait until the page is shown. ``options`` are those of a browser context."""
+        page = await self.new(width=width, height=height, theme=theme, **options)
+        await page.goto(self.url + path)
+        await shown(page)
+        return page
 
-    async def until(self, script: str) -> Any:
-        """Wait until an expression is true; returns its value."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while True:
-                value = await self.evaluate(script)
-                if value:
-                    return value
-                await asyncio.sleep(0.02)
-
-    async def open(self, url: str, *, width: int, height: int = 800) -> None:
-        """Load an address in a window of this size."""
-        await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+    async def new(self, *, width: int = WIDE, height: int = HEIGHT, theme: Theme = "light", **options: Any) -> Page:
+        """Return an empty page in a new context."""
+        context = await self._browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=theme,
+            is_mobile=width < 600,
+            has_touch=width < 600,
+            **({"timezone_id": "Europe/Vienna", "locale": "en-GB"} | options),
         )
-        for domain in ("Page", "Runtime", "Log"):
-            await self.call(f"{domain}.enable")
-        await self.call("Page.navigate", url=url)
-        await self.until(f"location.href.startsWith({json.dumps(url)}) && document.readyState === 'complete'")
+        context.set_default_timeout(PATIENCE_MS)
+        page = await context.new_page()
+        page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))
+        page.on("console", self._on_console)
+        page.on("request", self._on_request)
+        page.on("response", self._on_response)
+        return page
+
+    async def close(self) -> None:
+        for context in list(self._browser.contexts):
+            await context.close()
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        # What the API refuses is part of a page's life; _on_response finds the other failures.
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            self.problems.append(f"console: {message.text}")
+
+    def _on_request(self, request: Request) -> None:
+        if not request.url.startswith((f"{self.url}/", "data:", "blob:")):
+            self.problems.append(f"request to another host: {request.url}")
+
+    def _on_response(self, response: Response) -> None:
+        static = urlsplit(response.url).path.startswith("/ui/static/")
+        if response.status >= (400 if static else 500):
+            self.problems.append(f"{response.status}: {response.url}")
 
 
-@contextlib.asynccontextmanager
-async def browser(profile: Path) -> AsyncIterator[Page]:
-    """Yield a browser with one page; ``profile`` contains its settings."""
-    command = [program(), "--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
-    # Without a sandbox, because CI runs as root and the pages are our own. No proxy, no calls to the vendor.
-    command += ["--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server", "--disable-background-networking"]
-    command += ["--remote-debugging-port=0", "about:blank"]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+async def shown(page: Page) -> None:
+    """Wait until the router has shown the page of the address."""
+    await page.wait_for_selector("#main[aria-busy=false]", state="attached")
+
+
+async def axe(page: Page, *rules: str) -> list[str]:
+    """Return what axe finds wrong with the page: rule and element. ``rules``: only these."""
+    if not await page.evaluate("typeof axe !== 'undefined'"):
+        await page.evaluate(f"{_axe()};0")
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules:
+        options["runOnly"] = list(rules)
+    found = await page.evaluate(
+        "async (options) => (await axe.run(document, options)).violations"
+        ".flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html.slice(0, 200)} ${node.failureSummary}`))",
+        options,
     )
-    try:
-        port = await _port(profile / "DevToolsActivePort")
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                pages = [one for one in await answer.json() if one["type"] == "page"]
-            async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                yield Page(socket)
-    finally:
-        process.terminate()
-        await process.wait()
+    return [str(one) for one in found]
 
 
-async def _port(file: Path) -> str:
-    """Return the port that Chromium chose, which it writes to this file."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            port, end, _ = (await asyncio.to_thread(_text, file)).partition("\n")
-            if end:
-                return port
-            await asyncio.sleep(0.02)
+async def overflow(page: Page) -> int:
+    """Return by how many pixels the page is wider than its window."""
+    return int(await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
-def _text(file: Path) -> str:
-    return file.read_text() if file.exists() else ""
+@cache
+def _axe() -> str:
+    return files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import pytest
+from playwright.async_api import Page
 
 from scheduler_api.openapi.document import TAGS
 from scheduler_api.routes import document
 from tests.api.command_line import KEY
-from tests.ui.browser import Page
+from tests.ui.browser import PHONE, WIDE, Pages, overflow
 
-WIDE, PHONE = 1280, 390
 COUNT = sum("operationId" in one for item in document(keys=True)["paths"].values() for one in item.values())
 VISIBLE = "[...document.querySelectorAll('main .operation')].filter((one) => one.checkVisibility())"
 
 
-async def shown(page: Page, url: str, *, width: int) -> None:
+async def shown(pages: Pages, path: str, *, width: int) -> Page:
     """Open a page and enter the API key."""
-    await page.open(url, width=width)
-    await page.until("!document.getElementById('key-form').hidden")
-    await page.evaluate(
-        f"document.getElementById('key').value = '{KEY}'; document.getElementById('key-form').requestSubmit()"
-    )
-    await page.until("document.querySelectorAll('main .operation').length > 0")
-    page.complaints.clear()  # the first 401 is logged
+    page = await pages.new(width=width, permissions=["clipboard-read", "clipboard-write"])
+    await page.goto(pages.url + path)
+    await page.fill("#key", KEY)
+    await page.press("#key", "Enter")
+    await page.wait_for_selector("main .operation")
+    return page
 
 
 async def type_filter(page: Page, text: str) -> None:
@@ -34,25 +33,25 @@ async def type_filter(page: Page, text: str) -> None:
 
 @pytest.mark.parametrize("width", [WIDE, PHONE])
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-async def test_no_page_is_wider_than_its_window(page: Page, cli_server: str, path: str, width: int) -> None:
-    await shown(page, cli_server + path, width=width)
+async def test_no_page_is_wider_than_its_window(pages_with_key: Pages, path: str, width: int) -> None:
+    page = await shown(pages_with_key, path, width=width)
     await page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    await page.until(f"{VISIBLE}.length >= {COUNT}")
-    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    await page.wait_for_function(f"{VISIBLE}.length >= {COUNT}")
+    assert await overflow(page) <= 0
 
 
-async def test_operations_are_grouped_by_tag_in_the_order_of_the_description(page: Page, cli_server: str) -> None:
-    await shown(page, f"{cli_server}/docs", width=WIDE)
+async def test_operations_are_grouped_by_tag_in_the_order_of_the_description(pages_with_key: Pages) -> None:
+    page = await shown(pages_with_key, "/docs", width=WIDE)
     for place in ("main", "#index"):
         heads = await page.evaluate(f"[...document.querySelectorAll('{place} h2')].map((one) => one.textContent)")
         assert heads == [*TAGS, "Schemas"]
     assert await page.evaluate("document.querySelectorAll('main .operation .method').length") == COUNT
 
 
-async def test_the_filter_scrolls_to_its_matches_and_hides_other_schemas(page: Page, cli_server: str) -> None:
-    await shown(page, f"{cli_server}/docs", width=WIDE)
+async def test_the_filter_scrolls_to_its_matches_and_hides_other_schemas(pages_with_key: Pages) -> None:
+    page = await shown(pages_with_key, "/docs", width=WIDE)
     await page.evaluate("scrollTo(0, 1e6)")
-    await page.until("scrollY > 1000")
+    await page.wait_for_function("scrollY > 1000")
     await type_filter(page, "backfill")
     assert await page.evaluate(f"{VISIBLE}.map((one) => one.id)") == [
         "post-jobs-job-id-backfill",
@@ -69,38 +68,39 @@ async def test_the_filter_scrolls_to_its_matches_and_hides_other_schemas(page: P
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-async def test_on_a_phone_the_first_operation_is_in_the_first_window(page: Page, cli_server: str, path: str) -> None:
-    await shown(page, cli_server + path, width=PHONE)
+async def test_on_a_phone_the_first_operation_is_in_the_first_window(pages_with_key: Pages, path: str) -> None:
+    page = await shown(pages_with_key, path, width=PHONE)
     # The form for the key is open here; without keys the operation is even higher.
     assert await page.evaluate(f"{VISIBLE}[0].getBoundingClientRect().top") < 800
     assert not await page.evaluate("document.getElementById('contents').open")
 
 
-async def test_the_form_comes_before_the_schemas_and_sends_the_request(page: Page, cli_server: str) -> None:
-    await shown(page, f"{cli_server}/docs", width=PHONE)
+async def test_the_form_comes_before_the_schemas_and_sends_the_request(pages_with_key: Pages) -> None:
+    page = await shown(pages_with_key, "/docs", width=PHONE)
     box = "document.getElementById('get-cron-next')"
     await page.evaluate(f"{box}.open = true")
-    await page.until(f"{box}.querySelector('form')")
+    await page.wait_for_function(f"{box}.querySelector('form')")
     assert await page.evaluate(f"{box}.querySelector('summary').nextElementSibling.tagName") == "FORM"
     await page.evaluate(
         f"const input = {box}.querySelector('input'); input.value = '*/5 * * * *';"
         "input.dispatchEvent(new Event('input', { bubbles: true }))"
     )
     line = await page.evaluate(f"{box}.querySelector('.curl').textContent")
-    assert line == (f"curl -X GET '{cli_server}/cron/next?expr=*%2F5+*+*+*+*' -H 'Authorization: Bearer <key>'")
+    assert line == (f"curl -X GET '{pages_with_key.url}/cron/next?expr=*%2F5+*+*+*+*' -H 'Authorization: Bearer <key>'")
     await page.evaluate(f"{box}.querySelector('form').requestSubmit()")
-    assert await page.until(f"{box}.querySelector('.answer strong')?.textContent") == "200"
+    answer = page.locator("#get-cron-next .answer strong")
+    await answer.wait_for()
+    assert await answer.text_content() == "200"
 
 
-async def test_the_curl_line_is_copied(page: Page, cli_server: str) -> None:
-    await shown(page, f"{cli_server}/docs", width=WIDE)
-    await page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+async def test_the_curl_line_is_copied(pages_with_key: Pages) -> None:
+    page = await shown(pages_with_key, "/docs", width=WIDE)
     box = "document.getElementById('delete-jobs-job-id')"
     await page.evaluate(f"{box}.open = true")
-    await page.until(f"{box}.querySelector('form')")
-    await page.call("Page.bringToFront")
+    await page.wait_for_function(f"{box}.querySelector('form')")
+    await page.bring_to_front()
     await page.evaluate(f"{box}.querySelector('button.plain').click()")
-    await page.until(f"{box}.querySelector('button.plain').textContent === 'Copied'")
+    await page.wait_for_function(f"{box}.querySelector('button.plain').textContent === 'Copied'")
     assert await page.evaluate("navigator.clipboard.readText()") == await page.evaluate(
         f"{box}.querySelector('.curl').textContent"
     )

@@ -41,6 +41,7 @@ async function show({ focus, scroll = 0 }) {
   const root = element("div", { class: "page" });
   const view = makeView(root, found?.params ?? {}, signal);
   setPageKeys({});
+  main.setAttribute("aria-busy", "true");
   markCurrent(location.pathname);
   // The old page stays until the new one is there, or until it takes too long.
   const place = () => {
@@ -66,6 +67,7 @@ async function show({ focus, scroll = 0 }) {
       place();
       scrollTo(0, scroll);
       if (focus) (main.querySelector("h1") ?? main).focus({ preventScroll: true });
+      main.setAttribute("aria-busy", "false");
     }
   }
 }

@@ -1,0 +1,107 @@
+"""A server with a node in a thread of its own, and the runner that its node calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from scheduler_api.app import create_app
+from scheduler_api.context import STORE_CONNECTIONS, Context
+from scheduler_api.server.api_server import ApiServer
+from scheduler_api.server.listen import listen, url_of
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.config import ApiSettings
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.delivery.http.request import request_of
+from scheduler_core.model.call import Call
+from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.store.redis.client import connect
+from scheduler_core.store.redis.store import RedisStore
+from tests.api.runner import Runner, running
+from tests.support.factories import over_http
+
+START_SECONDS = 20
+
+
+class RunnerByUrl(Runner):
+    """Answers each URL as ``set`` says, all others with 200."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_url: dict[str, tuple[int, bytes]] = {}
+
+    def set(self, url: str, status: int, body: bytes = b"{}") -> None:
+        """Answer requests to ``url`` with this status and body from now on."""
+        self._by_url[url] = (status, body)
+
+    async def send(self, call: Call, target: None, /) -> Outcome:
+        request = request_of(call)
+        if request.url not in self._by_url:
+            return await super().send(call, target)
+        self.requests.append(request)
+        status, body = self._by_url[request.url]
+        outcome = Outcome(OutcomeKind.RESPONSE, 1.25, status=status, body=body, sent_headers=request.headers)
+        return over_http(outcome, *call.retry_statuses)
+
+
+class Server:
+    """A running server. ``api`` is a client of it that raises for statuses that are not a success."""
+
+    def __init__(self, url: str, runner: RunnerByUrl, api: httpx.Client) -> None:
+        self.url = url
+        self.runner = runner
+        self.api = api
+
+    def put(self, job_id: str, **fields: Any) -> Any:
+        """Store a job. Without a trigger, it runs only on request; without an endpoint, its runs succeed."""
+        body = {"endpoint": f"http://runner.test/{job_id}", "cron": None, "payload": {"job": job_id}} | fields
+        return self.api.put(f"/jobs/{httpx.URL(path=job_id).raw_path.decode()}", json=body).json()
+
+    def get(self, path: str) -> Any:
+        return self.api.get(path).json()
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self.api.post(path, json=body).json() if body is not None else self.api.post(path).json()
+
+
+@contextlib.contextmanager
+def serving(redis_url: str, *, keys: tuple[str, ...] = (), node: bool = True) -> Iterator[Server]:
+    """Start a server on an empty Redis; stop it at the end."""
+    sockets = listen("127.0.0.1", 0)
+    loop = asyncio.new_event_loop()
+    runner = RunnerByUrl()
+    servers: list[ApiServer] = []
+    started = threading.Event()
+
+    async def serve() -> None:
+        store = RedisStore(connect(redis_url, connections=STORE_CONNECTIONS))
+        context = Context(settings=ApiSettings(api_keys=keys), store=store, clock=RedisClock(), metrics=Metrics())
+        servers.append(ApiServer(create_app(context)))
+        async with running(context, runner) if node else contextlib.nullcontext():
+            started.set()
+            await servers[0].serve(sockets)
+        await store.aclose()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert started.wait(START_SECONDS)
+    url = url_of(sockets, "127.0.0.1")
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+    with httpx.Client(base_url=url, headers=headers, trust_env=False, event_hooks={"response": [_check]}) as api:
+        try:
+            yield Server(url, runner, api)
+        finally:
+            loop.call_soon_threadsafe(servers[0].stop)
+            thread.join()
+            loop.close()
+
+
+def _check(answer: httpx.Response) -> None:
+    if answer.is_error:
+        answer.read()
+        raise AssertionError(f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}")
