@@ -31,7 +31,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-long test-servers test-ha test-openapi test-ui test-kinds mutate lint type fmt bench bench-docs lock install clean
+.PHONY: help run test test-fast test-long test-servers test-ha test-openapi test-ui test-kinds test-rules mutate lint type fmt bench bench-docs lock install clean
 .DELETE_ON_ERROR:
 
 help: ## List of all targets
@@ -74,6 +74,11 @@ test-kinds: $(VENV)/.development ## Test AMQP and Celery targets with a RabbitMQ
 	@test -x /usr/lib/rabbitmq/bin/rabbitmq-server || \
 		{ echo "make test-kinds needs RabbitMQ; on Debian and Ubuntu: apt install rabbitmq-server" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/kinds $(KINDS_ARGS)
+
+test-rules: $(VENV)/.development ## Check and test the alert rules with promtool (Debian: apt install prometheus)
+	@command -v promtool >/dev/null || \
+		{ echo "make test-rules needs promtool; on Debian and Ubuntu: apt install prometheus" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/rules
 
 test-ui: $(VENV)/.development ## Test the dashboard and the documentation pages in a headless Chromium (Debian: apt install chromium)
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
