@@ -43,6 +43,10 @@ COMMANDS = {
         "scheduler_api.cli.attention:attention",
         "List what needs a person, the worst first, with the command that resolves it.",
     ),
+    "statistics": (
+        "scheduler_api.cli.statistics:statistics",
+        "Show ends of runs, misses and lateness over time.",
+    ),
     "operations": (
         "scheduler_api.cli.operations:operations",
         "Show, follow and cancel operations on many jobs or runs.",

@@ -146,6 +146,7 @@ class Process:
         self._start_watching_redis(store)
         self.state.services = services = self._build_services(clock, metrics, own)
         services.start_clock(store, clock, metrics)
+        services.start_statistics(store, clock, metrics)
         if self._parent is None:
             services.start_store_check(store, clock, metrics, known=self._redis.check.findings)
         tune_garbage_collection()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 
 from scheduler_api.server.clock_service import ClockService
@@ -12,6 +13,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.engine import Engine
 from scheduler_core.node.loops.service import Service
+from scheduler_core.node.loops.statistics import StatisticsWriter
 from scheduler_core.node.loops.store_check import StoreCheck
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
@@ -33,12 +35,21 @@ class Services:
         self.nodes: NodeSupervisor | None = None
         self._clock_service: ClockService | None = None
         self._store_check: StoreCheck | None = None
+        self._statistics: StatisticsWriter | None = None
 
     def start_clock(self, store: Shards[RedisStore], clock: RedisClock, metrics: Metrics) -> None:
         """Keep the clock synchronised with Redis. The heartbeat of an engine does this too."""
         if self.engine is None:
             self._clock_service = ClockService(store, clock, metrics)
             self._clock_service.start()
+
+    def start_statistics(self, store: Shards[RedisStore], clock: RedisClock, metrics: Metrics) -> None:
+        """Write what the API counts, such as runs that are completed by callback. A node of this process does it too,
+        for both."""
+        if self.engine is None:
+            process = secrets.token_hex(8)
+            self._statistics = StatisticsWriter(process, store.lead.statistics_store(), clock, metrics, is_node=False)
+            self._statistics.start()
 
     def start_store_check(
         self, store: Shards[RedisStore], clock: RedisClock, metrics: Metrics, *, known: set[str]
@@ -65,6 +76,8 @@ class Services:
 
     async def stop(self) -> None:
         """Stop the clock and the check of the store."""
+        if self._statistics is not None:
+            await self._statistics.finish()
         for service in self._others:
             await service.stop()
 
@@ -77,7 +90,8 @@ class Services:
 
     @property
     def _others(self) -> Sequence[Service]:
-        return [service for service in (self._clock_service, self._store_check) if service is not None]
+        services = (self._clock_service, self._store_check, self._statistics)
+        return [service for service in services if service is not None]
 
     def faults(self, *, fires: bool) -> list[str]:
         """List what keeps these parts from their work. ``fires``: ``start_firing`` was due."""

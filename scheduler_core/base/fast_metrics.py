@@ -34,6 +34,14 @@ class FastCounter(Collector):
         a series that begins with 1."""
         self._counts.setdefault(labels, 0)
 
+    def add_many(self, count: int, *labels: str) -> None:
+        """Add ``count`` to the counter with these label values."""
+        self._counts[labels] = self._counts.get(labels, 0) + count
+
+    def counts(self) -> dict[tuple[str, ...], int]:
+        """Return the counts by label values."""
+        return dict(self._counts)
+
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for labels, count in list(self._counts.items()):
@@ -56,6 +64,10 @@ class FastHistogram(Collector):
         """Count ``value`` in its bucket."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
+
+    def counts(self) -> dict[float, int]:
+        """Return the counts of the buckets, by their upper ends; the last one is infinite."""
+        return dict(zip((*self._bounds, float("inf")), self._counts, strict=True))
 
     def collect(self) -> Iterable[Metric]:
         buckets: list[tuple[str, float]] = []

@@ -33,6 +33,12 @@ class Metrics:
             LATENESS_BUCKETS,
             r,
         )
+        self.task_lateness = FastHistogram(
+            "cronpost_task_lateness_seconds",
+            "From the instant at which a one-off task was due to its first call.",
+            LATENESS_BUCKETS,
+            r,
+        )
         self.duration = FastHistogram(
             "cronpost_attempt_duration_seconds",
             "From the name lookup of an attempt to the last byte read.",
@@ -45,6 +51,12 @@ class Metrics:
         self.runs = FastCounter("cronpost_runs", "Runs settled, by final state and reason.", ["state", "reason"], r)
         self.misses = Counter(
             "cronpost_miss_ranges_total", "Recorded ranges of missed fire times.", ["reason"], registry=r
+        )
+        self.missed = FastCounter(
+            "cronpost_missed_fire_times",
+            "Fire times in recorded misses; a range whose fire times were too many to count adds 1.",
+            ["reason"],
+            r,
         )
         self.retries = Counter("cronpost_retries_total", "Attempts that are followed by a retry.", registry=r)
         self.reaped = Counter("cronpost_runs_reaped_total", "Runs reclaimed from dead nodes.", registry=r)

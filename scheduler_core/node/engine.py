@@ -16,6 +16,7 @@ from scheduler_core.node.loops.heartbeat import ClockSync
 from scheduler_core.node.loops.operations import OperationCarrier
 from scheduler_core.node.loops.order import Order
 from scheduler_core.node.loops.service import Service
+from scheduler_core.node.loops.statistics import StatisticsWriter
 from scheduler_core.node.loops.task_batches import TaskBatcher, TaskWakeupSubscriber
 from scheduler_core.node.node import Node
 from scheduler_core.node.shard_loops import FLUSH_SECONDS, NodeShard
@@ -69,11 +70,13 @@ class Engine:
         self._task_wakeups = TaskWakeupSubscriber(task_store, self._task_batcher, clock, metrics)
         self._catalogue_sweeper = CatalogueSweeper(shards, clock, metrics)
         self._operation_carrier = OperationCarrier(self.node, shards, clock, metrics)
+        self._statistics = StatisticsWriter(self.node.id, first.store.statistics_store(), clock, metrics)
         self._of_all: tuple[Service, ...] = (
             self._task_batcher,
             self._task_wakeups,
             self._catalogue_sweeper,
             self._operation_carrier,
+            self._statistics,
         )
         for service in self._of_all:
             service.shard = first.number if len(shards) > 1 else None
@@ -141,6 +144,7 @@ class Engine:
             attempt.cancel()
         settled = all(await asyncio.gather(*(shard.leave() for shard in shards)))
         settled = await task_batches and settled
+        await self._statistics.finish()
         await asyncio.gather(*(shard.say_goodbye() for shard in shards))
         await self._deliverer.aclose()
         log.info(NODE_STOPPED, node=self.node.id, released=len(left), settled=settled)

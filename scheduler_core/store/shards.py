@@ -29,6 +29,7 @@ from scheduler_core.store.jobs import Counts, JobStore, StoredJob
 from scheduler_core.store.loop import LoopStore
 from scheduler_core.store.operations import OperationStore
 from scheduler_core.store.sessions import SessionStore
+from scheduler_core.store.statistics import StatisticsStore
 from scheduler_core.store.tasks import TaskStore
 
 T_co = TypeVar("T_co", covariant=True)
@@ -80,6 +81,10 @@ class ShardStore(LoopStore, JobStore, Protocol):
 
     def attention_store(self) -> AttentionStore:
         """Return the lists of what needs a person on this shard."""
+        ...
+
+    def statistics_store(self) -> StatisticsStore:
+        """Return the statistics, which are on the first shard."""
         ...
 
     def task_store(self, settings: TaskSettings | None = None) -> TaskStore:

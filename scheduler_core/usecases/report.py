@@ -29,6 +29,7 @@ def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
     """Count and log one entry of a job's history."""
     if isinstance(record, Miss):
         metrics.misses.labels(record.reason.value).inc()
+        metrics.missed.add_many(1 if record.count is None else record.count, record.reason.value)
         log.info(
             FIRES_MISSED,
             job_id=job_id,

@@ -14,13 +14,14 @@ from scheduler_core.store.redis.scripts import (
     node,
     operation,
     pause,
+    statistics,
     task,
 )
 from scheduler_core.store.redis.scripts.script import Script
 
 SCRIPTS: dict[str, Script[Any]] = {
     value.name: value
-    for module in (attention, catalogue, event, find, history, job, node, operation, pause, task)
+    for module in (attention, catalogue, event, find, history, job, node, operation, pause, statistics, task)
     for value in vars(module).values()
     if isinstance(value, Script)
 }

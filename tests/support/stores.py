@@ -60,6 +60,7 @@ def check_keys(content: dict[str, Any]) -> None:
         KEYS.tasks(""),
         KEYS.index(""),
         KEYS.operation(""),
+        f"{KEYS.root}:statistics:",
     )
     strays = [key for key in content if key not in known and not key.startswith(families)]
     assert not strays, f"keys that are not defined: {strays}"

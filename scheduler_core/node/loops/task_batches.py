@@ -240,6 +240,9 @@ class TaskBatcher(Service):
         status = f"{outcome.status // 100}xx" if outcome.status else ""
         self.metrics.attempts.add(str(outcome.kind), status)
         self.metrics.duration.observe(outcome.latency_ms / 1000)
+        if task.run is None:
+            due_at_ms = current_run(task).fire_time_ms
+            self.metrics.task_lateness.observe(max(0, started_at_ms - due_at_ms) / 1000)
         step = plan_called(task, ended, batch.rules)
         self._put(batch, row, step, step.task)
 

@@ -213,6 +213,10 @@ class Keys(msgspec.Struct, frozen=True):
         pass."""
         return f"{self.root}:health"
 
+    def statistics(self, hour: int) -> str:
+        """Hash: the statistics of one hour, numbered from the epoch. Only on the first shard."""
+        return f"{self.root}:statistics:{hour}"
+
     # ---- history ------------------------------------------------------------------------------------------------
 
     def history(self, job_id: str) -> str:

@@ -25,6 +25,7 @@ from scheduler_core.store.redis.reads import Reads
 from scheduler_core.store.redis.sessions import RedisSessions
 from scheduler_core.store.redis.settlements import Settlements
 from scheduler_core.store.redis.signals import Signals
+from scheduler_core.store.redis.statistics import RedisStatistics
 from scheduler_core.store.redis.target_copies import RedisTargetCopies
 from scheduler_core.store.redis.tasks import RedisTasks
 
@@ -51,6 +52,9 @@ class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, 
 
     def attention_store(self) -> RedisAttention:
         return RedisAttention(self)
+
+    def statistics_store(self) -> RedisStatistics:
+        return RedisStatistics(self)
 
     def task_store(self, settings: TaskSettings | None = None) -> RedisTasks:
         return RedisTasks(self, settings)
