@@ -411,3 +411,10 @@ def test_sign_keys_and_origins_are_read_and_go_together() -> None:
         assert "key 1" in text
         assert bad not in text
     assert SIGN_KEY not in repr(settings.engine)
+
+
+def test_proxies_are_addresses_or_networks() -> None:
+    settings = load(trusted_proxies=" 10.0.0.0/8, ::1 ,192.0.2.1,::1")
+    assert settings.api.trusted_proxies == ("10.0.0.0/8", "::1/128", "192.0.2.1/32")
+    for wrong in ("10.0.0.1/8", "proxy.example", "10.0.0.1:80", ",", "10.0.0.1,"):
+        assert "IP addresses or networks" in refusal(trusted_proxies=wrong), wrong
