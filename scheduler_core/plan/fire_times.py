@@ -100,5 +100,10 @@ class BoundedTrigger:
         after, until = self._nominal(after_ms, until_ms)
         return 0 if after >= until else self._trigger.count_in(after, until, limit)
 
+    def count_by_days(self, after_ms: int, until_ms: int, limit: int) -> int | None:
+        """Return the number of fire times with ``after_ms < t <= until_ms``; None: more than ``limit`` dates match."""
+        after, until = self._nominal(after_ms, until_ms)
+        return 0 if after >= until else self._trigger.count_by_days(after, until, limit)
+
     def _nominal(self, after_ms: int, until_ms: int) -> tuple[int, int]:
         return max(after_ms - self._offset_ms, self._before_ms), min(until_ms - self._offset_ms, self._end_ms)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from scheduler_core.base.errors import InvalidInput
+from scheduler_core.triggers.cron_count import Budget, MatchCounter, TooCostly
 from scheduler_core.triggers.cron_days import EVERY_DAY, FIRST_DAY, LAST_DAY, matching_days
 from scheduler_core.triggers.cron_fields import CronFields, read_fields, split_zone
 from scheduler_core.triggers.cron_rules import LAST_YEAR, refuse
@@ -161,6 +162,18 @@ class CronTrigger:
                 return None
             found = self.next_after(found)
         return count
+
+    def count_by_days(self, after_ms: int, until_ms: int, limit: int) -> int | None:
+        """Return the number of fire times with ``after_ms < t <= until_ms``, or None if more than ``limit`` matching
+        dates and clock changes lie between."""
+        after, until = max(after_ms // 1000, _EARLIEST), min(until_ms // 1000, _LATEST)
+        if after >= until:
+            return 0
+        counter = MatchCounter(self.days, self._clock, self._zone)
+        try:
+            return (counter.elapsed if self._elapsed else counter.fixed)(after, until, Budget(limit))
+        except TooCostly:
+            return None
 
     def _matches_until(self, wall: int) -> int:
         """Return the number of matching wall seconds up to and including ``wall``, if every day matches."""

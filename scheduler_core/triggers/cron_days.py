@@ -52,14 +52,22 @@ class CalendarDays:
             second_at_beginning=True,
         )
         self._next: dict[int, int | None] = {}
+        # The days from the first up to the second have the second as their answer: a count asks about each of them.
+        self._stretch = (0, -1)
         self._previous: dict[int, int | None] = {}
 
     def first_from(self, day: int) -> int | None:
+        start, end = self._stretch
+        if start <= day <= end:
+            return end
         try:
-            return self._next[day]
+            answer = self._next[day]
         except KeyError:
             answer = None if day > LAST_DAY else self._ask(max(day, FIRST_DAY), backwards=False)
-            return self._remember(self._next, day, answer)
+            self._remember(self._next, day, answer)
+        if answer is not None:
+            self._stretch = (day, answer)
+        return answer
 
     def last_until(self, day: int) -> int | None:
         try:

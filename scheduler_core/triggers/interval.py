@@ -47,6 +47,8 @@ class IntervalTrigger:
         """Return the number of fire times with ``after_ms < t <= until_ms``. ``limit`` is not needed."""
         return max(self._number_until(until_ms) - self._number_until(after_ms), 0)
 
+    count_by_days = count_in
+
     def _number_until(self, instant_ms: int) -> int:
         """Return the number of fire times up to and including ``instant_ms``."""
         return max(min(instant_ms, self._last_ms) - self._anchor_ms, 0) // self._every_ms
@@ -72,6 +74,8 @@ class AtTrigger:
         """Return 1 if ``after_ms < t <= until_ms``, else 0."""
         return int(after_ms < self._at_ms <= until_ms)
 
+    count_by_days = count_in
+
 
 class NoTrigger:
     """Never fires: its job runs only on request."""
@@ -89,3 +93,5 @@ class NoTrigger:
     def count_in(self, after_ms: int, until_ms: int, limit: int) -> int:
         """Return 0."""
         return 0
+
+    count_by_days = count_in

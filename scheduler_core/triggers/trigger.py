@@ -95,6 +95,11 @@ class Trigger(Protocol):
         both by arithmetic and in ``limit`` steps of ``next_after``."""
         ...
 
+    def count_by_days(self, after_ms: int, until_ms: int, limit: int) -> int | None:
+        """Return the exact number of fire times in ``(after_ms, until_ms]``, or None if more than ``limit`` matching
+        dates and clock changes lie between. A date with 86,400 fire times costs as much as one with a single one."""
+        ...
+
 
 def read_cron(text: str, timezone: str | None, job_id: str | None) -> CronSpec | EverySpec:
     """Read the fields ``cron`` and ``timezone`` (None: absent) of a job. The text is kept as the client wrote it.

@@ -105,6 +105,48 @@ def test_last_in_is_the_last_that_next_after_reaches(
     assert parse_cron(expression, zone).last_in(after, until) == expected
 
 
+@settings(max_examples=examples(60), deadline=None)
+@given(expression=st.sampled_from(EXPRESSIONS), zone=st.sampled_from(ZONES), data=st.data())
+def test_a_count_by_days_is_the_number_of_steps(expression: str, zone: str, data: st.DataObject) -> None:
+    near = st.integers(-30 * 3600, 8 * 3600)
+    instants = [change.instant for change in changes(zone) if change.instant > 0]
+    at = data.draw(st.sampled_from(instants) if instants else st.integers(0, END_OF_2099 // 1000))
+    after = max(at + data.draw(near), 0) * 1000
+    until = after + data.draw(st.integers(0, 4 * 3600) | st.integers(0, 40 * 3600)) * 1000
+    walker = parse_cron(expression, zone)
+    steps, found = 0, walker.next_after(after)
+    while found is not None and found <= until and steps < 4000:
+        steps, found = steps + 1, walker.next_after(found)
+    until = until if found is None or found > until else found - 1
+    assert walker.count_by_days(after, until, 20) == steps
+
+
+@pytest.mark.parametrize(
+    ("expression", "first", "last", "count"),
+    [
+        ("* * * * * *", "2026-03-29T00:00", "2026-03-30T00:00", 86_400),
+        ("*/5 * * * *", "2026-03-28T23:00", "2026-03-29T22:00", 276),  # a day with 23 hours
+        ("*/5 * * * *", "2026-10-24T22:00", "2026-10-25T23:00", 300),  # a day with 25 hours
+        ("0,30 0-3 * * *", "2026-03-28T23:00", "2026-03-29T22:00", 6),  # 02:00, 02:30 and 03:00 are one instant
+        ("15,30 2 * * *", "2026-03-28T23:00", "2026-03-29T22:00", 1),  # both are skipped together
+        ("30 2 * * *", "2026-10-24T22:00", "2026-10-25T23:00", 1),  # shown twice, fires once
+        ("* * * * * mon-fri", "2026-11-01T23:00", "2026-11-30T23:00", 21 * 86_400),
+    ],
+)
+def test_days_of_23_and_25_hours_are_counted_exactly(expression: str, first: str, last: str, count: int) -> None:
+    after, until = (round(datetime.fromisoformat(text + "+00:00").timestamp() * 1000) - 1 for text in (first, last))
+    assert parse_cron(expression, "Europe/Berlin").count_by_days(after, until, 40) == count
+
+
+def test_a_count_by_days_ends_at_its_limit() -> None:
+    fridays = parse_cron("* * * * * fri")
+    year = 366 * DAY * 1000
+    assert fridays.count_by_days(0, year, 53) == 53 * DAY
+    assert fridays.count_by_days(0, year, 52) is None
+    assert parse_cron("* * * * * *", "Europe/Berlin").count_by_days(0, 60 * year, 40) is None
+    assert parse_cron("* * * * * *").count_by_days(-1, 60 * year - 1, 0) == 60 * year // 1000
+
+
 @settings(max_examples=examples(50), deadline=None)
 @given(
     expression=st.sampled_from(EXPRESSIONS),
