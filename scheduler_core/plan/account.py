@@ -75,6 +75,10 @@ class Account(msgspec.Struct, frozen=True):
     until_ms: int
     entries: tuple[Entry, ...]
     """By fire time."""
+    requested: tuple[Entry, ...] = ()
+    """By fire time: the runs that are no part of the account, because they belong to no fire time of the trigger."""
+    position: JobState = JobState()
+    """The state of the job after the run that a node executes now."""
 
     @property
     def begins_ms(self) -> int:
@@ -113,6 +117,7 @@ def make_account(
     snapshot = snapshot.as_of(now_ms)
     job, state = snapshot.job, snapshot.state
     position = state or JobState()
+    records = tuple(records)
     entries = _recorded(records)
     open_runs = [child.open for child in children if child.open is not None]
     if job is not None and state is not None:
@@ -123,12 +128,20 @@ def make_account(
     open_runs += [entry.run for entry in position.pending if entry.run is not None and entry.failed is None]
     known = {entry.run.id for entry in entries if entry.run is not None}
     entries += [_of_run(run, settled=False) for run in open_runs if run.id not in known and _has_place(run)]
+    requested = {run.id: _of_run(run, settled=False) for run in open_runs if not _has_place(run)}
+    requested |= {run.id: _of_run(run, settled=True) for run in records if isinstance(run, Run) and not _has_place(run)}
     entries += _replay_entries(position)
     entries += _waiting_replays(position)
     due, until_ms = ([], now_ms + 1) if job is None else _due(job, position, snapshot.pauses, now_ms)
     entries += due
     entries.sort(key=lambda entry: entry.key)
-    return Account(_begin(job, entries, forgotten_ms, until_ms, now_ms), until_ms, tuple(entries))
+    return Account(
+        _begin(job, entries, forgotten_ms, until_ms, now_ms),
+        until_ms,
+        tuple(entries),
+        tuple(sorted(requested.values(), key=lambda entry: entry.key)),
+        position,
+    )
 
 
 def _recorded(records: Iterable[Record]) -> list[Entry]:

@@ -245,9 +245,9 @@ class Accounted(Simulation):
         if self.main.lease is None and state.open is None and not (state.pending or state.replays or self.children):
             self.kept = []
 
-    def check(self) -> None:
+    def account(self) -> Account:
         forgotten = [entry for entry in self.kept if isinstance(entry, int)]
-        shown = make_account(
+        return make_account(
             self.main.snapshot,
             [entry for entry in self.kept if not isinstance(entry, int)],
             [one.state for one in self.children if one.state is not None],
@@ -256,13 +256,18 @@ class Accounted(Simulation):
             store_id=STORE_ID,
             now_ms=self.now,
         )
+
+    def expected(self) -> list[int]:
+        """Return the fire times that the account contains, apart from trimmed ones."""
         state = self.main.state or JobState()
         held = 0
         if state.open is not None and state.open.in_flight and state.open.reason in OF_THE_TRIGGER:
             held = state.open.fire_time_ms
         latest = max(self.now, held, self.recorded_ms)
-        fire_times = sorted(t for segment in self.segments for t in segment.fire_times(latest + 1) if t <= latest)
-        check_shown(shown, fire_times)
+        return sorted(t for segment in self.segments for t in segment.fire_times(latest + 1) if t <= latest)
+
+    def check(self) -> None:
+        check_shown(self.account(), self.expected())
 
 
 def check_shown(shown: Account, fire_times: Sequence[int]) -> None:
