@@ -13,7 +13,7 @@ from scheduler_api.answers import json_answer, path_id, query, whole
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD, NO_JOB, STORE_FAULTS
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
-from scheduler_api.wire.answers.strip import Strip, show_strip
+from scheduler_api.wire.answers.strip import Strip, StripCell, show_cell, show_strip
 from scheduler_api.wire.fields import Instant
 from scheduler_core.base.instants import parse_instant
 from scheduler_core.model.health import LATE_AFTER_MS
@@ -26,6 +26,9 @@ PARAMETERS = (
     Parameter("cells", Annotated[int, Meta(ge=1, le=MOST_CELLS)], "The maximum number of cells.", default=MOST_CELLS),
 )
 
+SHOWN_AT_ONCE = 48
+"""Cells are shown in batches of this size: about a millisecond."""
+
 
 async def strip(request: Request) -> Response:
     """Show the fire times in [``from``, ``to``] as cells, oldest first.
@@ -34,7 +37,7 @@ async def strip(request: Request) -> Response:
     the window. The strip of a deleted job can be read until its history is trimmed.
     """
     params = query(request, *query_names(PARAMETERS))
-    cells = whole(params, "cells", MOST_CELLS, 1, MOST_CELLS)
+    most = whole(params, "cells", MOST_CELLS, 1, MOST_CELLS)
     from_ms = parse_instant(params["from"], field="from") if "from" in params else None
     to_ms = parse_instant(params["to"], field="to") if "to" in params else None
     job_id = path_id(request)
@@ -47,10 +50,15 @@ async def strip(request: Request) -> Response:
             job_id,
             from_ms=from_ms,
             to_ms=to_ms,
-            cells=cells,
+            cells=most,
             rules=rules,
         )
-    return json_answer(show_strip(job_id, found, late_after_ms=max(rules.late_after_ms, LATE_AFTER_MS)))
+    cells: list[StripCell] = []
+    for number, cell in enumerate(found.cells):
+        cells.append(show_cell(cell, found.trimmed))
+        if number % SHOWN_AT_ONCE == 0:
+            await context.clock.sleep(0)  # fires and other requests go first
+    return json_answer(show_strip(job_id, found, cells, late_after_ms=max(rules.late_after_ms, LATE_AFTER_MS)))
 
 
 operation = partial(Operation, "History")

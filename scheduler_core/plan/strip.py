@@ -12,7 +12,7 @@ The cost depends on the number of cells and of recorded entries, not on the numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from enum import StrEnum
 
 import msgspec
@@ -30,6 +30,10 @@ MOST_CELLS = 480
 LONGEST_WINDOW_MS = 31 * 86_400_000
 COUNTED_DAYS = 100
 """A count examines at most this many dates and clock changes: more than the longest window has."""
+
+
+PAUSE_EVERY = 16
+"""``strip_steps`` pauses after this many parts: about a millisecond."""
 
 
 class Kind(StrEnum):
@@ -122,7 +126,7 @@ class _Mark(msgspec.Struct, frozen=True):
     settled: bool = True
 
 
-def make_strip(
+def strip_steps(
     account: Account,
     job: Job | None,
     pauses: tuple[Pause, ...],
@@ -133,25 +137,38 @@ def make_strip(
     cells: int,
     runs: Mapping[str, Run],
     late_after_ms: int,
-) -> Strip:
+) -> Generator[None, None, Strip]:
     """Return the strip of [from, to], at most ``LONGEST_WINDOW_MS`` long, from the account of the same moment.
 
-    ``runs``: the records of the settled runs in it; of others only their entry is known.
+    A generator that pauses often, so that the caller can let others work. ``runs``: the records of the settled runs in
+    the window; of others only their entry is known.
     """
     trigger = None if job is None else trigger_of(job)
-    marks = [
-        _mark_of(entry, trigger, from_ms, to_ms, runs, late_after_ms) for entry in _in_window(account, from_ms, to_ms)
-    ]
+    marks: list[_Mark] = []
+    for entry in _in_window(account, from_ms, to_ms):
+        mark = _mark_of(entry, trigger, from_ms, to_ms, runs, late_after_ms)
+        if mark is not None:
+            marks.append(mark)
+        if len(marks) % PAUSE_EVERY == 0:
+            yield
     if job is not None and (ahead := planned_range(job, account.position, pauses, to_ms=to_ms, now_ms=now_ms)):
-        marks.append(_divided(_Mark(*ahead, 0, Kind.PLANNED, settled=False), trigger_of(job), from_ms, to_ms))
-    found = [mark for mark in marks if mark is not None]
+        mark = _divided(_Mark(*ahead, 0, Kind.PLANNED, settled=False), trigger_of(job), from_ms, to_ms)
+        marks += [] if mark is None else [mark]
     cell_ms = None
-    if sum(mark.count if mark.trigger is not None else 1 for mark in found) <= cells:
-        made = [_cell_of(mark) for one in found for mark in _pieces(one, lambda at_ms: at_ms)]
-        made.sort(key=lambda cell: (cell.first_ms, bool(cell.requested), "" if cell.run is None else cell.run.id))
-    else:
+    if sum(mark.count if mark.trigger is not None else 1 for mark in marks) > cells:
         cell_ms = max(-(-(to_ms - from_ms) // cells), 1)
-        made = _grouped(found, from_ms, to_ms, cells, cell_ms)
+    place_of, end_of = _slices(marks, from_ms, to_ms, cells, cell_ms)
+    found: dict[object, Cell] = {}
+    pieces = (piece for mark in marks for piece in _pieces(mark, end_of))
+    for number, piece in enumerate(pieces):
+        cell = found.setdefault(number if cell_ms is None else place_of(piece.first_ms), _cell_of(piece))
+        _add(cell, piece)
+        if number % PAUSE_EVERY == 0:
+            yield
+    made = sorted(
+        found.values(),
+        key=lambda cell: (cell.first_ms, bool(cell.requested), "" if cell.run is None else cell.run.id),
+    )
     return Strip(
         from_ms,
         to_ms,
@@ -301,9 +318,8 @@ def _pieces(mark: _Mark, end_of: Callable[[int], int]) -> Iterator[_Mark]:
 
 
 def _cell_of(mark: _Mark) -> Cell:
-    cell = Cell(mark.first_ms, mark.last_ms, {}, {}, {})
-    _add(cell, mark)
-    return cell
+    """Return an empty cell at the place of a mark."""
+    return Cell(mark.first_ms, mark.last_ms, {}, {}, {})
 
 
 def _add(cell: Cell, mark: _Mark) -> None:
@@ -323,37 +339,37 @@ def _add(cell: Cell, mark: _Mark) -> None:
     cell.settled = cell.settled and mark.settled
 
 
-def _grouped(marks: list[_Mark], from_ms: int, to_ms: int, cells: int, cell_ms: int) -> list[Cell]:
-    """Return a cell for each slice that has a fire time. Slices that one indivisible range covers are one slice."""
+def _slices(
+    marks: Iterable[_Mark], from_ms: int, to_ms: int, cells: int, cell_ms: int | None
+) -> tuple[Callable[[int], int], Callable[[int], int]]:
+    """Return two functions of an instant: the number of its slice, and the last instant of that slice.
+
+    Slices that one indivisible range covers are one slice. ``cell_ms`` None: each fire time is its own slice.
+    """
+    if cell_ms is None:
+        return (lambda at_ms: at_ms), (lambda at_ms: at_ms)
 
     def slice_of(at_ms: int) -> int:
         return min(max(at_ms - from_ms, 0) // cell_ms, cells - 1)
 
-    joined = [False] * cells
-    """Whether a slice is one with the next slice."""
-    for mark in marks:
-        if mark.trigger is None and mark.first_ms != mark.last_ms:
-            for place in range(slice_of(mark.first_ms), slice_of(min(mark.last_ms, to_ms))):
-                joined[place] = True
     last_of = list(range(cells))
-    for place in reversed(range(cells - 1)):
-        if joined[place]:
-            last_of[place] = last_of[place + 1]
+    joined = {
+        place
+        for mark in marks
+        if mark.trigger is None and mark.first_ms != mark.last_ms
+        for place in range(slice_of(mark.first_ms), slice_of(min(mark.last_ms, to_ms)))
+    }
+    for place in sorted(joined, reverse=True):
+        last_of[place] = last_of[place + 1]
+
+    def place_of(at_ms: int) -> int:
+        return last_of[slice_of(at_ms)]
 
     def end_of(at_ms: int) -> int:
-        last = last_of[slice_of(at_ms)]
+        last = place_of(at_ms)
         return to_ms if last == cells - 1 else from_ms + (last + 1) * cell_ms - 1
 
-    found: dict[int, Cell] = {}
-    for one in marks:
-        for mark in _pieces(one, end_of):
-            place = last_of[slice_of(mark.first_ms)]
-            cell = found.get(place)
-            if cell is None:
-                found[place] = _cell_of(mark)
-            else:
-                _add(cell, mark)
-    return [found[place] for place in sorted(found)]
+    return place_of, end_of
 
 
 def _not_kept(account: Account, job: Job | None, from_ms: int, to_ms: int, now_ms: int) -> tuple[int, int] | None:

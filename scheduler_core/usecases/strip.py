@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from msgspec.structs import replace
 
 from scheduler_core.base.clock import Clock
@@ -9,7 +11,7 @@ from scheduler_core.base.errors import InvalidInput, JobNotFound
 from scheduler_core.model.health import DEFAULT_RULES, HealthRules
 from scheduler_core.model.run import Run
 from scheduler_core.plan.account import make_account
-from scheduler_core.plan.strip import LONGEST_WINDOW_MS, MOST_CELLS, Strip, make_strip, runs_in_window
+from scheduler_core.plan.strip import LONGEST_WINDOW_MS, MOST_CELLS, Strip, runs_in_window, strip_steps
 from scheduler_core.store.jobs import JobStore
 
 DEFAULT_WINDOW_MS = 86_400_000
@@ -58,7 +60,7 @@ async def read_strip(
     runs: dict[str, Run] = {}
     for start in range(0, len(wanted), RECORDS_READ):
         runs |= await store.settled_runs(wanted[start : start + RECORDS_READ])
-    strip = make_strip(
+    steps = strip_steps(
         account,
         snapshot.job,
         snapshot.pauses,
@@ -69,4 +71,15 @@ async def read_strip(
         runs=runs,
         late_after_ms=rules.late_after_ms,
     )
-    return replace(strip, trimmed=frozenset(wanted) - runs.keys())
+    return replace(await _finish(steps, clock), trimmed=frozenset(wanted) - runs.keys())
+
+
+async def _finish(steps: Generator[None, None, Strip], clock: Clock) -> Strip:
+    """Run the steps to their end. Fires and other requests go first after each."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            strip: Strip = done.value
+            return strip
+        await clock.sleep(0)

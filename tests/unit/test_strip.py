@@ -19,7 +19,7 @@ from scheduler_core.model.pause import Pause, PauseTerms
 from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import Attempt, Miss, MissReason, Original, Reason, Record, Run, RunState
 from scheduler_core.plan.account import Account, Entry, make_account
-from scheduler_core.plan.strip import Cell, Kind, Strip, late_by_ms, make_strip, runs_in_window
+from scheduler_core.plan.strip import Cell, Kind, Strip, late_by_ms, runs_in_window, strip_steps
 from scheduler_core.triggers.trigger import CronSpec, EverySpec, IntervalSpec
 from tests.support.examples import examples
 from tests.support.factories import STORE_ID, answered, at, make_job, make_run, make_state, retrying, seconds
@@ -63,6 +63,16 @@ def strip(
         runs={run.id: run for run in runs},
         late_after_ms=LATE_AFTER_MS,
     )
+
+
+def make_strip(*arguments: Any, **options: Any) -> Strip:
+    steps = strip_steps(*arguments, **options)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: Strip = done.value
+            return found
 
 
 def short(found: Strip) -> list[tuple[Any, ...]]:

@@ -115,8 +115,8 @@ class Strip(Described):
     cells: list[StripCell]
 
 
-def show_strip(job_id: str, strip: plan.Strip, *, late_after_ms: int) -> Strip:
-    """Show a strip. ``late_after_ms``: the rule for late runs."""
+def show_strip(job_id: str, strip: plan.Strip, cells: list[StripCell], *, late_after_ms: int) -> Strip:
+    """Show a strip with the given cells. ``late_after_ms``: the rule for late runs."""
     kept = strip.not_kept
     return Strip(
         job_id,
@@ -128,11 +128,12 @@ def show_strip(job_id: str, strip: plan.Strip, *, late_after_ms: int) -> Strip:
         None if kept is None else NotKept(rfc3339(kept[0]), rfc3339(kept[1])),
         late_after_ms,
         strip.cell_ms,
-        [_show_cell(cell, strip.trimmed) for cell in strip.cells],
+        cells,
     )
 
 
-def _show_cell(cell: plan.Cell, trimmed: frozenset[str]) -> StripCell:
+def show_cell(cell: plan.Cell, trimmed: frozenset[str]) -> StripCell:
+    """Show one cell. ``trimmed``: ids of runs whose record was trimmed."""
     run = cell.run
     return StripCell(
         rfc3339(cell.first_ms),
