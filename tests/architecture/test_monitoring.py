@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard for Grafana name metrics, labels and label values that ``/metrics`` has."""
+"""The alert rules name series and label values that ``/metrics`` has, and each has its section in the guide."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from tests.support.promql import SCRAPED, series_of_code, uses_of
 DOCS = Path(__file__).parents[2] / "docs"
 ALERTS = DOCS / "operations/alerts.yaml"
 GUIDE = DOCS / "operations.md"
-SERIES = series_of_code() | {"up": set()}
+SERIES = series_of_code() | {"ALERTS": {"alertname", "alertstate", "severity"}}
 STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)|")
 # What label values a matcher may name, by metric and label.
 VALUES: dict[tuple[str, str], set[str]] = {
+    ("ALERTS", "alertname"): {"Cronpost.+"},
+    ("ALERTS", "alertstate"): {"firing"},
     ("cronpost_runs_total", "state"): {state.value for state in RunState},
     ("cronpost_runs_total", "reason"): {reason.value for reason in Reason},
     ("cronpost_miss_ranges_total", "reason"): {reason.value for reason in MissReason},

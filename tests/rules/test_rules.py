@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.architecture.test_grafana import TARGETS
 from tests.architecture.test_monitoring import ALERTS, rules
 from tests.rules.cases import CASES, JOB, Case, Series
 
@@ -88,6 +89,17 @@ def run_unit_tests(directory: Path, tests: list[dict[str, Any]]) -> None:
 
 def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", str(ALERTS))
+
+
+def test_promtool_accepts_the_expressions_of_the_dashboard(tmp_path: Path) -> None:
+    rows = []
+    for number, (_, _, target) in enumerate(TARGETS):
+        expression = target["expr"].replace("$__rate_interval", "5m").replace("$job", ".*").replace("$instance", ".*")
+        assert "$" not in expression
+        rows.append({"record": f"dashboard:expression:{number}", "expr": expression})
+    path = tmp_path / "dashboard.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rows}]}))
+    promtool("check", "rules", "--lint=none", str(path))
 
 
 def test_every_alert_has_a_case() -> None:
