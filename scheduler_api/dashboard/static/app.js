@@ -1,5 +1,6 @@
 // The router: shows the page of the address, and leaves it again.
 
+import { Problem } from "./base/api.js";
 import { setNavigation } from "./base/go.js";
 import { setPageKeys } from "./base/keys.js";
 import { element, link } from "./base/dom.js";
@@ -53,8 +54,7 @@ async function show({ focus, scroll = 0 }) {
   }, PATIENCE_MS);
   try {
     if (!found) return notFound(view);
-    const module = await found.route.load();
-    await Promise.all((module.styles ?? []).map(style));
+    const module = await loadModule(found.route);
     if (signal.aborted) return;
     const work = module.show(view);
     if (root.hasChildNodes()) place();
@@ -69,6 +69,18 @@ async function show({ focus, scroll = 0 }) {
       if (focus) (main.querySelector("h1") ?? main).focus({ preventScroll: true });
       main.setAttribute("aria-busy", "false");
     }
+  }
+}
+
+async function loadModule(route) {
+  try {
+    const module = await route.load();
+    await Promise.all((module.styles ?? []).map(style));
+    return module;
+  } catch (error) {
+    // A browser does not fetch a module again that failed: only a new document does.
+    console.warn(error);
+    throw new Problem({ status: 0, code: "not_loaded", detail: "The page could not be loaded from the server. Load it again when the server answers." });
   }
 }
 
@@ -115,7 +127,10 @@ async function style(name) {
     const node = element("link", { rel: "stylesheet", href: `/ui/static/style/${name}` });
     loadedStyles.set(name, new Promise((resolve, reject) => {
       node.addEventListener("load", resolve);
-      node.addEventListener("error", () => reject(new Error(`The style ${name} could not be loaded.`)));
+      node.addEventListener("error", () => {
+        loadedStyles.delete(name);
+        reject(new Error(`The style ${name} could not be loaded.`));
+      });
     }));
     document.head.append(node);
   }
@@ -130,7 +145,7 @@ function notFound(view) {
 function crash(view, error) {
   if (error.status === undefined) console.error(error);
   const body = page(view, { title: error.status === 404 ? "Not found" : "Something went wrong" });
-  body.append(failed(error, () => show({ focus: false })));
+  body.append(failed(error, () => (error.code === "not_loaded" ? location.reload() : show({ focus: false }))));
 }
 
 function navigate(path, { replace = false } = {}) {

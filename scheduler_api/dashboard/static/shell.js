@@ -5,7 +5,7 @@ import { confirm, dialog, toast } from "./base/dialog.js";
 import { bdi, element, fill, fragment } from "./base/dom.js";
 import { go } from "./base/go.js";
 import { addKeys, listKeys } from "./base/keys.js";
-import { liveMark, watchConnection } from "./base/live.js";
+import { connectionText, liveMark, watchConnection } from "./base/live.js";
 import { ago, time } from "./base/time.js";
 import { routes } from "./routes.js";
 
@@ -36,7 +36,8 @@ export function buildShell() {
       element("div", { id: "account" })),
   );
   watchConnection((state) => {
-    nav.querySelector(".live-text").textContent = { idle: "Not live", connecting: "Connecting", open: "Live", lost: "Connection lost" }[state];
+    nav.querySelector(".live-text").textContent = connectionText(state);
+    nav.querySelector(".nav-live").hidden = state === "idle"; // the page shows nothing that changes
   });
   buildMenu(nav);
   buildBanners();

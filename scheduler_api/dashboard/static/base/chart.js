@@ -3,7 +3,8 @@
 import { element, svg } from "./dom.js";
 import { count } from "./time.js";
 
-const MARGIN = { top: 8, right: 8, bottom: 20, left: 44 };
+const MARGIN = { top: 8, right: 8, bottom: 20 };
+const TICK_WIDTH = 6.4; // of a character of the axis, in px
 const TICKS = [1, 2, 2.5, 5, 10];
 
 /** Return the end of an axis that is at least `most`, and the step between its marks (about four of them). */
@@ -41,7 +42,7 @@ export function bars(options) {
         sum += value;
         // A bar that is not empty is visible.
         const height = Math.max(1.5, from - y(sum));
-        plot.append(svg("rect", { class: `fill ${tone}`, x: x(index) - step / 2 + gap / 2, y: Math.min(from, bottom) - height, width: Math.max(0.5, step - gap), height }));
+        plot.append(svg("rect", { class: `fill ${tone}`, fill: tone === "idle" ? "url(#hatch)" : null, x: x(index) - step / 2 + gap / 2, y: Math.min(from, bottom) - height, width: Math.max(0.5, step - gap), height }));
       }
     });
   }, true);
@@ -83,29 +84,32 @@ function chart(options, paint, stacked) {
   const totals = labels.map((_, index) =>
     stacked ? series.reduce((sum, one) => sum + (one.values[index] ?? 0), 0) : Math.max(0, ...series.map((one) => one.values[index] ?? 0)));
   const axis = scale(Math.max(0, ...totals, options.least ?? 0));
+  const ticks = [];
+  for (let value = 0; value <= axis.end + axis.step / 1000; value += axis.step) ticks.push([value, format(value)]);
+  const left = 12 + TICK_WIDTH * Math.max(...ticks.map(([, text]) => text.length));
   let drawn = 0;
 
   function draw() {
     const full = Math.round(drawing.parentElement.clientWidth);
     if (!full || full === drawn) return;
     drawn = full;
-    const width = full - MARGIN.left - MARGIN.right;
+    const width = full - left - MARGIN.right;
     const bottom = height - MARGIN.bottom;
     const step = width / Math.max(1, labels.length);
-    const x = (index) => MARGIN.left + (index + 0.5) * step;
+    const x = (index) => left + (index + 0.5) * step;
     const y = (value) => bottom - (value / axis.end) * (bottom - MARGIN.top);
     drawing.setAttribute("viewBox", `0 0 ${full} ${height}`);
     drawing.setAttribute("width", full);
-    const plot = svg("g", {});
-    for (let value = 0; value <= axis.end + axis.step / 1000; value += axis.step) {
+    const plot = svg("g", {}, hatching());
+    for (const [value, text] of ticks) {
       plot.append(
-        svg("line", { class: value ? "grid" : "axis", x1: MARGIN.left, x2: full - MARGIN.right, y1: y(value), y2: y(value) }),
-        svg("text", { class: "tick", x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, format(value)),
+        svg("line", { class: value ? "grid" : "axis", x1: left, x2: full - MARGIN.right, y1: y(value), y2: y(value) }),
+        svg("text", { class: "tick", x: left - 6, y: y(value) + 4, "text-anchor": "end" }, text),
       );
     }
     for (const [index, text] of marks) {
       const at = x(index);
-      const anchor = at < MARGIN.left + 24 ? "start" : at > full - 32 ? "end" : "middle";
+      const anchor = at < left + 24 ? "start" : at > full - 32 ? "end" : "middle";
       plot.append(svg("text", { class: "tick", x: at, y: height - 4, "text-anchor": anchor }, text));
     }
     paint({ plot, x, y, bottom, width });
@@ -137,13 +141,19 @@ function chart(options, paint, stacked) {
   }
 
   function indexAt(event, step, full) {
-    const at = event.clientX - drawing.getBoundingClientRect().left - MARGIN.left;
+    const at = event.clientX - drawing.getBoundingClientRect().left - left;
     const index = Math.floor(at / step);
     return index >= 0 && index < labels.length && at <= full ? index : null;
   }
 
   new ResizeObserver(draw).observe(node);
   return node;
+}
+
+/** The pattern of what did not run. It is the same in every chart, so the first one on the page serves all. */
+function hatching() {
+  return svg("defs", {}, svg("pattern", { id: "hatch", width: 4, height: 4, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+    svg("rect", { class: "hatch-ground", width: 4, height: 4 }), svg("rect", { class: "hatch-line", width: 1.6, height: 4 })));
 }
 
 function swatch(tone) {

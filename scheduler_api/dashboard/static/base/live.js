@@ -177,15 +177,21 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
+const WORDS = { idle: "Not live", connecting: "Connecting", open: "Live", lost: "Connection lost" };
+
+/** Return a state of the connection for people. */
+export function connectionText(now) {
+  return WORDS[now];
+}
+
 /** Show a dot that says whether the page is live. */
 export function liveMark() {
-  const words = { idle: "Not live", connecting: "Connecting", open: "Live", lost: "Connection lost" };
   const text = element("span", { class: "visually-hidden" });
   const node = element("span", { class: "live-mark" }, text);
   watchConnection((now) => {
     node.dataset.state = now;
-    node.title = words[now];
-    text.textContent = words[now];
+    node.title = WORDS[now];
+    text.textContent = WORDS[now];
   });
   return node;
 }

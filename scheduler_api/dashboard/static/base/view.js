@@ -30,18 +30,19 @@ export function page(view, { title, name, actions = [], crumbs = [], about = nul
 const PATIENCE_MS = 150; // what is faster shows no skeleton, so that nothing flickers
 
 /**
- * Show grey lines in `place` while `work` runs, if it takes longer than 150 ms. On failure show the problem with a
- * button that tries again.
+ * Show in `place` what `work` returns. The first time, grey lines stand there if it takes longer than 150 ms; later,
+ * what was there stays until the new result has come. On failure show the problem with a button that tries again.
  * @param {HTMLElement} place is replaced by what `draw` returns
  * @param {() => Promise<any>} work
- * @param {(result: any) => Node} draw
+ * @param {(result: any) => Node} draw the same node as before stays in place, with focus and scroll position
  */
 export async function load(place, work, draw) {
-  const timer = setTimeout(() => fill(place, loading()), PATIENCE_MS);
+  const timer = place.hasChildNodes() ? null : setTimeout(() => fill(place, loading()), PATIENCE_MS);
   try {
     const result = await work();
     clearTimeout(timer);
-    fill(place, draw(result));
+    const drawn = draw(result);
+    if (place.childNodes.length !== 1 || place.firstChild !== drawn) fill(place, drawn);
   } catch (error) {
     clearTimeout(timer);
     if (error.name === "AbortError") return;
