@@ -9,8 +9,8 @@ export const routes = [
   { path: "/ui/jobs/:id", nav: null },
   { path: "/ui/jobs/:id/edit", nav: null },
   { path: "/ui/operations/:id", nav: null },
-  { path: "/ui/runs", nav: "Runs", key: "r" },
-  { path: "/ui/runs/:id", nav: null },
+  { path: "/ui/runs", nav: "Runs", key: "r", load: () => import("./pages/runs.js") },
+  { path: "/ui/runs/:id", nav: null, load: () => import("./pages/run.js") },
   { path: "/ui/tasks", nav: "Tasks", key: "k" },
   { path: "/ui/tasks/:id", nav: null },
   { path: "/ui/targets", nav: "Targets", key: "t" },
@@ -18,6 +18,6 @@ export const routes = [
   { path: "/ui/schedules", nav: "Schedules", key: "s" },
   { path: "/ui/schedules/:id", nav: null },
   { path: "/ui/alerts", nav: "Alerts", key: "l" },
-  { path: "/ui/attention", nav: "Attention", key: "a" },
+  { path: "/ui/attention", nav: "Attention", key: "a", load: () => import("./pages/attention.js") },
   { path: "/ui/sign-in", nav: null },
 ];

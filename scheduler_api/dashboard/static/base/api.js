@@ -104,6 +104,12 @@ function parse(content) {
   }
 }
 
+/** Return the cursor of the next page from the `Link` header of a list; null on the last page. */
+export function nextCursor(headers) {
+  const found = /<([^>]*)>;\s*rel="next"/.exec(headers.get("Link") ?? "");
+  return found && new URL(found[1], location.origin).searchParams.get("cursor");
+}
+
 /** Return whether an error only says that the page was left. */
 export function isAbort(error) {
   return error?.name === "AbortError";

@@ -7,10 +7,10 @@ let number = 0;
 /**
  * Show a dialog and wait for the answer.
  * @param {{title: string, body?: Node|string|Array, actions: Array<{text: string, value: any, kind?: "primary"|"danger"}>,
- *   wide?: boolean, focus?: "first"|"last"}} options the first action is what Escape means
+ *   wide?: boolean, signal?: AbortSignal}} options the first action is what Escape means; `signal` closes the dialog
  * @returns {Promise<any>} the value of the action; that of the first action after Escape
  */
-export function dialog({ title, body, actions, wide = false }) {
+export function dialog({ title, body, actions, wide = false, signal }) {
   const id = `dialog-${++number}`;
   return new Promise((resolve) => {
     let answer = actions[0]?.value;
@@ -35,6 +35,7 @@ export function dialog({ title, body, actions, wide = false }) {
         element("div", { class: "dialog-actions" }, buttons)),
     );
     document.body.append(node);
+    signal?.addEventListener("abort", () => node.close());
     node.showModal();
     (node.querySelector("[autofocus], .dialog-body input, .dialog-body textarea, .dialog-body select") ?? buttons.at(-1))?.focus();
   });
@@ -55,6 +56,57 @@ export function confirm({ title, body, action, danger = false }) {
       { text: action, value: true, kind: danger ? "danger" : "primary" },
     ],
   });
+}
+
+/**
+ * Do `work` (a request) and show its problem, if it has one, as a message.
+ * @param {() => Promise<any>} work
+ * @param {string|((answer) => string)} [message] shown on success
+ * @returns {Promise<boolean>} whether it succeeded
+ */
+export async function attempt(work, message) {
+  try {
+    const answer = await work();
+    const text = typeof message === "function" ? message(answer) : message;
+    if (text) toast(text);
+    return true;
+  } catch (error) {
+    if (error.name !== "AbortError") toast(error.detail ?? error.message, "bad");
+    return false;
+  }
+}
+
+/**
+ * Do `work` for each item, at most four at once, with a dialog that counts and can stop it.
+ * @param {{title: string, items: any[], work: (item) => Promise<any>}} options
+ * @returns {Promise<{done: number, problems: Array<[any, Error]>}>}
+ */
+export async function forEach({ title, items, work }) {
+  let done = 0;
+  let stopped = false;
+  const problems = [];
+  const bar = element("progress", { max: items.length, value: 0, "aria-label": title });
+  const text = element("p", { role: "status" }, `0 of ${items.length}`);
+  const stop = new AbortController();
+  const closed = dialog({ title, body: [bar, text], actions: [{ text: "Stop", value: null }], signal: stop.signal }).then(() => (stopped = true));
+  const queue = [...items];
+  const worker = async () => {
+    while (queue.length && !stopped) {
+      const item = queue.shift();
+      try {
+        await work(item);
+        done++;
+      } catch (error) {
+        problems.push([item, error]);
+      }
+      bar.value = done + problems.length;
+      text.textContent = `${done + problems.length} of ${items.length}`;
+    }
+  };
+  await Promise.all([worker(), worker(), worker(), worker()]);
+  stop.abort();
+  await closed;
+  return { done, problems };
 }
 
 const SHOWN_MS = 6000;

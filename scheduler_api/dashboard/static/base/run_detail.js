@@ -1,0 +1,272 @@
+// One run with everything that was sent and answered. Used by the page of a run, and wherever a run is shown whole.
+
+import { get, path, send } from "./api.js";
+import { badge, tone } from "./badge.js";
+import { attempt, confirm, toast } from "./dialog.js";
+import { bdi, code, copyable, element, facts, fragment, link, safeLink } from "./dom.js";
+import { bytes, count, duration, localText, ms, plural, time, until } from "./time.js";
+import { button, section } from "./view.js";
+
+const OPEN = new Set(["open", "retrying", "taken"]);
+const FAILED = new Set(["failed", "lost", "conflict"]);
+const LONGEST_PRETTY = 100_000; // a longer body is shown as it came
+
+export const REASONS = {
+  scheduled: "Scheduled",
+  manual: "Requested by hand",
+  continuation: "Continuation",
+  recovery: "Recovery after downtime",
+  backfill: "Backfill",
+  replay: "Replay",
+};
+
+/** Return whether a run has not ended. */
+export function isOpen(run) {
+  return OPEN.has(run.state);
+}
+
+/** Return whether a run can be run again from the dashboard. */
+export function canRetry(run) {
+  return !isOpen(run) && !run.job_id.startsWith("task_") && triedTarget(run.job_id) === null;
+}
+
+/** Return the id of the target that a job tries, or null. */
+export function triedTarget(jobId) {
+  return /^try_(\d{1,15})_[0-9a-f]{20}$/.exec(jobId)?.[1] ?? null;
+}
+
+/** Link to what a run belongs to: its job, schedule, task, or the target that it tries. */
+export function ownerLink(run) {
+  const target = triedTarget(run.job_id);
+  if (target) return link(`/ui/targets/${target}`, `Try of target ${target}`);
+  if (run.schedule_id !== null && run.schedule_id !== undefined) return link(`/ui/schedules/${run.schedule_id}`, bdi(run.job_id));
+  if (/^task_\d+$/.test(run.job_id)) return link(`/ui/tasks/${run.job_id}`, bdi(run.job_id));
+  return link("/ui" + path("jobs", run.job_id), bdi(run.job_id));
+}
+
+/** Return the duration of a run in milliseconds, from its first attempt to its end; null: not known. */
+export function runDuration(run) {
+  return run.started_at && run.completed_at ? ms(run.completed_at) - ms(run.started_at) : null;
+}
+
+/** Show what a run ended with in one line: its status code or its error. */
+export function answerText(run) {
+  if (run.status_code) return fragment(element("span", { class: "mono" }, String(run.status_code)));
+  if (run.error_message) return bdi(run.error_message);
+  return "–";
+}
+
+/** Cancel a run after asking; resolves to whether it was cancelled. */
+export async function cancelRun(run, { signal } = {}) {
+  const sure = await confirm({
+    title: "Cancel this run?",
+    body: "An open request is cut off, and a late answer is not accepted. The runner may still be working.",
+    action: "Cancel the run",
+    danger: true,
+  });
+  return sure && attempt(() => send("POST", path("runs", run.id, "cancel"), undefined, { signal }), "The run is cancelled.");
+}
+
+/** Run a settled run again; asks where the API requires it. Resolves to the id of the new run, or null. */
+export async function retryRun(run, { signal } = {}) {
+  const body = {};
+  for (;;) {
+    try {
+      const answer = await send("POST", path("runs", run.id, "retry"), body, { signal });
+      toast("The run was requested again.");
+      return answer.run_id;
+    } catch (problem) {
+      const next = ASKED[problem.code];
+      if (!next || next.field in body) {
+        if (problem.name !== "AbortError") toast(problem.detail ?? problem.message, "bad");
+        return null;
+      }
+      if (!(await confirm({ title: next.title, body: problem.detail, action: next.action }))) return null;
+      body[next.field] = next.value;
+    }
+  }
+}
+
+const ASKED = {
+  already_succeeded: { field: "force", value: true, title: "Run a successful run again?", action: "Run again" },
+  already_replayed: { field: "force", value: true, title: "Run it once more?", action: "Run again" },
+  definition_changed: { field: "definition", value: "current", title: "Run it with the present definition?", action: "Run with the present definition" },
+};
+
+/** Say in words why a run is in its state, and what to do next: {tone, text, next}; null: nothing to say. */
+export function explain(run) {
+  const said = (text, next = null, kind = tone(run.state)) => ({ tone: kind, text: typeof text === "string" ? text.charAt(0).toUpperCase() + text.slice(1) : text, next });
+  const { state, status_code: status, error_type: kind } = run;
+  if (state === "succeeded") return null;
+  if (state === "open") {
+    if (run.attempts.length === 0 && !run.started_at) return said("The run waits for a node.", "If it stays so, look whether nodes are running and whether its target is held back.", "warn");
+    return said("The request is open: the answer has not arrived yet.");
+  }
+  if (state === "retrying") return said(fragment("The last attempt did not succeed. The next one is due ", until(run.retry_at), "."), "Nothing to do, unless it goes on for long: then mend the runner.");
+  if (state === "taken") return said("The runner accepted the run and reports its end later.", run.deadline ? fragment("Without a sign of it the run becomes lost ", until(run.deadline), ".") : null);
+  if (state === "superseded") return said("The next fire time came before this run was done, so a new run took its place.", "If that happens often, the runs take longer than the interval: fire less often, or allow overlap.");
+  if (state === "cancelled") return said(run.message || "The run was cancelled.");
+  if (state === "lost") return said(run.message || "Nobody knows how the run ended.", "The request may have been carried out. Check at the runner, then run it again if it is safe.");
+  if (state === "conflict") return said("The runner answered 409: it was still busy with the previous run.", "Set retry_already_running if the run should wait until the runner is free.");
+  const next =
+    kind === "timeout" ? "Make the runner answer sooner, raise timeout_seconds, or let it answer 2xx at once and report by callback."
+    : kind === "dns" ? "The name of the host cannot be resolved from the node: check the URL and the name server."
+    : kind === "connection" ? "Nothing accepts connections there: check host and port, the network, and whether the runner is running."
+    : status === 401 || status === 403 ? "The runner refuses the credentials: check auth and headers."
+    : status === 404 ? "The runner does not know this address: check the URL."
+    : kind === "http_4xx" ? "The runner refuses the request: look at its answer, then correct the job or the runner."
+    : kind === "http_5xx" ? "The runner failed: look at its answer and its log, then run it again."
+    : kind === "http_unexpected" ? "Only 2xx is a success, and redirects are not followed: use the final address."
+    : "Look at the attempts below.";
+  const last = run.attempts.at(-1)?.error_message;
+  const why = run.message && last && last !== run.message ? `${run.message}: ${last}` : run.message || run.error_message || "The run failed";
+  return said(why, next);
+}
+
+/** Show a run: a summary, what happened, its attempts, request and answer. `run`: as GET /runs/{id} answers it. */
+export function runDetail(run) {
+  return element("div", { class: "run-detail" },
+    callout(explain(run)),
+    summary(run),
+    isOpen(run) || run.taken_at ? progress(run) : null,
+    attemptsOf(run),
+    exchange(run));
+}
+
+function callout(said) {
+  if (!said) return null;
+  return element("div", { class: `callout ${said.tone}` },
+    element("p", {}, element("strong", {}, said.text instanceof Node ? said.text : bdi(said.text))),
+    said.next ? element("p", {}, said.next) : null);
+}
+
+function summary(run) {
+  const last = run.attempts.at(-1);
+  return element("div", { class: "columns panel summary" },
+    facts([
+      ["State", fragment(badge(run.state), run.ended_by === "next_fire_time" ? " ended by the next fire time" : null)],
+      ["Belongs to", ownerLink(run)],
+      ["Reason", REASONS[run.reason] ?? run.reason],
+      ["Fire time", time(run.fire_time)],
+      ["Replay of", run.replay_of ? link(`/ui/runs/${run.replay_of}`, code(run.replay_of)) : null],
+      ["Replayed by", run.replayed_by ? link(`/ui/runs/${run.replayed_by}`, code(run.replayed_by)) : null],
+      ["Run id", copyable(run.id)],
+    ]),
+    facts([
+      ["Started", fragment(time(run.started_at), run.lateness_ms === null ? null : element("span", { class: "soft" }, `, ${duration(run.lateness_ms)} after the fire time`))],
+      ["Ended", time(run.completed_at)],
+      ["Duration", duration(runDuration(run))],
+      ["Last answer", run.status_code ? fragment(element("span", { class: "mono" }, run.status_code), `, ${duration(run.latency_ms)}, ${bytes(run.response_size_bytes)}`) : last?.error_message ? bdi(last.error_message) : "–"],
+      ["Attempts", count(run.attempt)],
+      ["Definition", `version ${run.job_version}`],
+      ["Node", run.node ? code(run.node) : null],
+      ["Fence", last ? code(last.fence) : null],
+      ["Trace", run.trace_id ? copyable(run.trace_id) : null],
+    ]));
+}
+
+function progress(run) {
+  if (run.progress === null && !run.note && !run.taken_at && !run.heard_at) return null;
+  return section("Progress", {},
+    run.progress === null ? null : element("div", { class: "row" }, element("progress", { class: "grow", max: 1, value: run.progress, "aria-label": "Progress" }), `${Math.round(run.progress * 100)} %`),
+    facts([
+      ["Note", run.note ? bdi(run.note) : null],
+      ["Taken", run.taken_at ? time(run.taken_at) : null],
+      ["Last heartbeat", run.heard_at ? time(run.heard_at) : null],
+      ["Lost unless it reports", run.deadline ? until(run.deadline) : null],
+    ]));
+}
+
+function attemptsOf(run) {
+  if (!run.attempts.length) return null;
+  const missing = run.attempt - run.attempts.length;
+  return section(plural(run.attempts.length, "attempt"), { about: missing > 0 ? `${plural(missing, "attempt")} between the first and the latest ones ${missing === 1 ? "is" : "are"} not kept.` : null },
+    run.attempts.length > 1 || (run.lateness_ms ?? 0) > 1000 ? timeline(run) : null,
+    element("ol", { class: "attempts" }, run.attempts.map((one, index) => attemptLine(run, one, run.attempts[index - 1]))));
+}
+
+function attemptLine(run, one, before) {
+  const waited = before && before.completed_at && one.started_at ? ms(one.started_at) - ms(before.completed_at) : null;
+  return element("li", {},
+    element("span", { class: "attempt-number soft" }, `#${one.attempt_number}`),
+    badge(one.outcome === "lost" ? "lost" : one.status),
+    element("span", {}, time(one.started_at)),
+    element("span", { class: "soft" }, `${duration(one.latency_ms)}${waited === null ? "" : `, after a wait of ${duration(waited)}`}`),
+    element("span", { class: "attempt-text" }, one.error_message ? bdi(one.error_message) : one.status_code ? element("span", { class: "mono" }, `${one.status_code}`) : null),
+    element("span", { class: "soft mono", title: "The number of the lease under which it was sent" }, `fence ${one.fence}`));
+}
+
+/** Draw the attempts of a run on one line, from its fire time (or first attempt) to its end. */
+function timeline(run) {
+  const starts = run.attempts.map((one) => ms(one.started_at)).filter((one) => one !== null);
+  const from = Math.min(run.lateness_ms === null ? Infinity : ms(run.fire_time), ...starts);
+  const to = Math.max(ms(run.completed_at) ?? 0, ...run.attempts.map((one) => ms(one.completed_at) ?? 0));
+  const span = to - from;
+  if (!(span > 0) || !Number.isFinite(span)) return null;
+  const marks = run.attempts.filter((one) => one.started_at).map((one) => {
+    const mark = element("span", { class: `timeline-mark ${tone(one.outcome === "lost" ? "lost" : one.status)}`, title: `#${one.attempt_number}: ${localText(one.started_at)}, ${duration(one.latency_ms)}` });
+    mark.style.left = `${(100 * (ms(one.started_at) - from)) / span}%`;
+    mark.style.width = `${Math.max(0.4, (100 * (one.latency_ms ?? 0)) / span)}%`;
+    return mark;
+  });
+  return element("div", { class: "timeline", role: "img", "aria-label": `${plural(run.attempts.length, "attempt")} in ${duration(span)}` },
+    element("div", { class: "timeline-track" }, marks),
+    element("div", { class: "timeline-ends soft" }, element("span", {}, localText(from)), element("span", {}, duration(span)), element("span", {}, localText(to))));
+}
+
+function exchange(run) {
+  const kept = run.request_headers !== null || run.response_headers !== null || run.request_body || run.response_body;
+  return element("div", { class: "columns exchange" },
+    section("Request", {},
+      run.request_url ? element("p", { class: "request-line" }, element("strong", { class: "mono" }, `${run.request_method ?? ""} `), safeLink(run.request_url)) : element("p", { class: "soft" }, "Not known before the first attempt has ended."),
+      headersOf(run.request_headers),
+      bodyBox(run.request_body, "Body of the request")),
+    section("Answer", {},
+      run.status_code ? element("p", {}, badge(run.status_code < 300 ? "SUCCESS" : "FAILED", { text: `${run.status_code}` }), " ", element("span", { class: "soft" }, `${duration(run.latency_ms)}, ${bytes(run.response_size_bytes)}`))
+        : element("p", { class: "soft" }, isOpen(run) ? "No answer yet." : "No answer arrived."),
+      headersOf(run.response_headers),
+      bodyBox(run.response_body, "Body of the answer"),
+      !kept && !isOpen(run) ? element("p", { class: "soft" }, "Headers and bodies of successful runs are kept only for jobs with keep_answers, and for schedules.") : null));
+}
+
+function headersOf(headers) {
+  if (!headers) return null;
+  const rows = Object.entries(headers);
+  if (!rows.length) return null;
+  return element("details", { open: rows.length <= 14 }, element("summary", {}, plural(rows.length, "header")),
+    element("dl", { class: "headers" }, rows.map(([name, value]) => element("div", {}, element("dt", {}, bdi(name)), element("dd", {}, bdi(value))))));
+}
+
+/** Show a body: JSON is indented, everything else is shown as it came. */
+export function bodyBox(text, label) {
+  if (!text) return null;
+  let shown = text;
+  let isJson = false;
+  if (text.length <= LONGEST_PRETTY && /^\s*[[{]/.test(text)) {
+    try {
+      shown = JSON.stringify(JSON.parse(text), null, 2);
+      isJson = true;
+    } catch {
+      // Not JSON, or cut off.
+    }
+  }
+  return element("div", { class: "stack" },
+    element("pre", { class: "code-box", tabindex: "0", role: "region", "aria-label": label }, bdi(shown)),
+    element("div", { class: "row soft body-about" }, `${bytes(new TextEncoder().encode(text).length)}${isJson ? ", shown indented" : ""}`, copyButton(text)));
+}
+
+function copyButton(text) {
+  const node = button("Copy", async () => {
+    await navigator.clipboard.writeText(text);
+    node.textContent = "Copied";
+    setTimeout(() => (node.textContent = "Copy"), 1500);
+  }, { kind: "plain small" });
+  return node;
+}
+
+/** Read one run. */
+export function readRun(id, { signal } = {}) {
+  return get(path("runs", id), { signal });
+}
+
+export { FAILED };

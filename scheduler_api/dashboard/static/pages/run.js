@@ -1,0 +1,58 @@
+// One run: everything that was sent and answered, live until it ends.
+
+import { path } from "../base/api.js";
+import { badge } from "../base/badge.js";
+import { bdi, element, fragment } from "../base/dom.js";
+import { listen, throttle } from "../base/live.js";
+import { canRetry, cancelRun, isOpen, readRun, retryRun, runDetail, triedTarget } from "../base/run_detail.js";
+import { ago } from "../base/time.js";
+import { button, page } from "../base/view.js";
+
+export const styles = ["runs.css"];
+
+const REFRESH_MS = 300;
+const POLL_MS = 5000; // heartbeats of a runner are no events
+
+export async function show(view) {
+  const { signal } = view;
+  const id = view.params.id;
+  let run = await readRun(id, { signal });
+  let shown = "";
+  const draw = () => {
+    const text = JSON.stringify(run);
+    if (text === shown) return;
+    shown = text;
+    const body = page(view, {
+      title: fragment(bdi(triedTarget(run.job_id) ? `Try of target ${triedTarget(run.job_id)}` : run.job_id), " ", badge(run.state)),
+      name: `Run of ${run.job_id}`,
+      crumbs: [["Runs", "/ui/runs"]],
+      about: run.completed_at ? fragment("Run that ended ", ago(run.completed_at)) : run.started_at ? fragment("Run that started ", ago(run.started_at)) : "Run that has not started",
+      actions: [
+        isOpen(run) ? button("Cancel", async () => (await cancelRun(run, { signal })) && refresh(), { kind: "danger" }) : null,
+        canRetry(run) ? button("Run again", again, { kind: run.state === "succeeded" ? "" : "primary" }) : null,
+        triedTarget(run.job_id) ? null : element("a", { class: "button", href: `/ui/runs?job_id=${encodeURIComponent(run.job_id)}` }, "Its other runs"),
+      ].filter(Boolean),
+    });
+    body.append(runDetail(run));
+  };
+  const again = async () => {
+    const next = await retryRun(run, { signal });
+    if (next) view.go("/ui" + path("runs", next));
+  };
+  const refresh = async () => {
+    try {
+      run = await readRun(id, { signal });
+      draw();
+    } catch (error) {
+      if (error.name !== "AbortError" && error.status !== 404 && error.status !== 0) throw error; // trimmed meanwhile: what is shown stays
+    }
+  };
+  draw();
+  const soon = throttle(refresh, REFRESH_MS, { signal });
+  listen({ types: ["run.started", "run.attempt_failed", "run.settled"], job: run.job_id }, (event) => {
+    if (event.type === "events.lost" || event.run_id === id) soon();
+  }, { signal });
+  const poll = setInterval(() => isOpen(run) && !document.hidden && refresh(), POLL_MS);
+  signal.addEventListener("abort", () => clearInterval(poll));
+  view.keys({ r: { text: "Run again", run: () => (canRetry(run) ? again() : false) } });
+}

@@ -1,0 +1,220 @@
+// All runs: filters, live list, cancel and retry, replay of many.
+
+import { get, getWithHeaders, nextCursor, send } from "../base/api.js";
+import { badge, label } from "../base/badge.js";
+import { confirm, toast } from "../base/dialog.js";
+import { bdi, element, fragment, link } from "../base/dom.js";
+import { select } from "../base/form.js";
+import { listen, throttle } from "../base/live.js";
+import { answerText, canRetry, cancelRun, isOpen, ownerLink, REASONS, retryRun, runDuration, triedTarget } from "../base/run_detail.js";
+import { table } from "../base/table.js";
+import { ago, count, duration, localText, plural, time } from "../base/time.js";
+import { button, empty, failed, loading, page } from "../base/view.js";
+
+export const styles = ["runs.css"];
+
+const PAGE = 50;
+const REFRESH_MS = 1000;
+const STATES = ["open", "retrying", "taken", "succeeded", "failed", "lost", "conflict", "superseded", "cancelled"];
+const STATUSES = ["SUCCESS", "FAILED", "TIMEOUT", "CONNECTION_ERROR", "DNS_ERROR"];
+const FILTERS = ["job_id", "schedule_id", "state", "reason", "status_filter", "start_time", "end_time"];
+const FAILED_STATES = ["failed", "lost", "conflict"];
+
+export async function show(view) {
+  const body = page(view, {
+    title: "Runs",
+    about: "Each run is one execution of a job, a schedule or a one-off task.",
+    actions: [button("Run failed ones again…", () => replay(view), { title: "Replay the failed runs that match the filters" })],
+  });
+  body.append(filters(view));
+  const list = runList(view, {
+    query: () => Object.fromEntries(FILTERS.map((name) => [name, view.query.get(name)])),
+    empty: () => hasFilters(view)
+      ? empty({ title: "No run matches", text: "Change or remove the filters. Runs are kept for a limited time.", action: link("/ui/runs", "Show all runs") })
+      : empty({ title: "No run yet", text: "Runs appear here as soon as a job fires.", action: link("/ui/jobs/new", "Create a job") }),
+  });
+  body.append(list.node);
+  view.refreshRuns = list.restart;
+  await list.restart();
+}
+
+function hasFilters(view) {
+  return FILTERS.some((name) => view.query.get(name));
+}
+
+/**
+ * A live list of runs, newest first, with a button for older ones.
+ * @param {object} view the router's view
+ * @param {{query: () => object, empty?: () => Node, hide?: string[], jobs?: string[]}} options `query`: parameters of GET
+ *   /runs; `hide`: keys of columns that are left out; `jobs`: the ids of the jobs whose events change the list
+ * @returns {{node: Node, restart: () => Promise<void>}}
+ */
+export function runList(view, { query, empty: none, hide = [], jobs }) {
+  const { signal } = view;
+  const place = element("div", {}, loading());
+  const more = button("Older runs", () => older(), { kind: "" });
+  const foot = element("div", { class: "bar", hidden: true }, more);
+  const node = element("div", { class: "stack" }, place, foot);
+  let rows = [];
+  let cursor = null;
+  let reads = 0;
+  let list = null;
+  const read = (from) => getWithHeaders("/runs", { query: { ...query(), limit: PAGE, cursor: from }, signal });
+
+  const draw = () => {
+    list ??= table({ label: "Runs", columns: columns(view, () => refresh()).filter((one) => !hide.includes(one.key)), rowLink: (run) => `/ui/runs/${encodeURIComponent(run.id)}`, empty: none?.() });
+    if (!list.node.isConnected) place.replaceChildren(list.node);
+    list.update(rows);
+    foot.hidden = cursor === null;
+  };
+  const restart = async () => {
+    const mine = ++reads;
+    list = null;
+    try {
+      const { body, headers } = await read(null);
+      if (mine !== reads) return;
+      rows = body;
+      cursor = nextCursor(headers);
+      draw();
+    } catch (error) {
+      if (error.name !== "AbortError") place.replaceChildren(failed(error, restart));
+    }
+  };
+  // The first page is read again; older rows stay until they are on it, or their run ends.
+  const refresh = async () => {
+    if (!list) return restart();
+    const mine = ++reads;
+    try {
+      const { body } = await read(null);
+      if (mine !== reads) return;
+      const fresh = new Set(body.map((run) => run.id));
+      const last = body.at(-1)?.started_at ?? "";
+      rows = body.length < PAGE ? body : [...body, ...rows.filter((run) => !fresh.has(run.id) && (run.started_at ?? "") <= last)];
+      if (body.length < PAGE) cursor = null;
+      draw();
+    } catch (error) {
+      if (error.name !== "AbortError" && error.status !== 0) toast(error.detail ?? error.message, "bad");
+    }
+  };
+  const older = async () => {
+    more.disabled = true;
+    try {
+      const { body, headers } = await read(cursor);
+      const known = new Set(rows.map((run) => run.id));
+      rows = [...rows, ...body.filter((run) => !known.has(run.id))];
+      cursor = nextCursor(headers);
+      draw();
+    } catch (error) {
+      if (error.name !== "AbortError") toast(error.detail ?? error.message, "bad");
+    } finally {
+      more.disabled = false;
+    }
+  };
+  listen({ types: ["run.started", "run.attempt_failed", "run.settled"], job: jobs }, throttle(refresh, REFRESH_MS, { signal }), { signal });
+  return { node, restart };
+}
+
+function columns(view, refresh) {
+  return [
+    { key: "state", title: "State", render: (run) => badge(run.state) },
+    { key: "job", title: "Job", phone: "title", render: (run) => {
+      const tried = triedTarget(run.job_id);
+      return tried ? element("span", {}, `Try of target ${tried}`) : bdi(run.job_id);
+    } },
+    { key: "started", title: "Started", render: (run) => (run.started_at ? time(run.started_at) : element("span", { class: "soft" }, "Not yet")) },
+    { key: "ago", title: "", phone: "hide", render: (run) => element("span", { class: "soft" }, ago(run.started_at)) },
+    { key: "late", title: "Lateness", align: "right", phone: "hide", render: (run) => duration(run.lateness_ms) },
+    { key: "duration", title: "Duration", align: "right", render: (run) => duration(runDuration(run)) },
+    { key: "answer", title: "Answer", render: (run) => element("span", { class: "cell-detail" }, answerText(run)) },
+    { key: "reason", title: "Reason", phone: "hide", render: (run) => element("span", { class: "soft" }, REASONS[run.reason] ?? run.reason) },
+    { key: "actions", title: "", align: "right", render: (run) => rowActions(view, run, refresh) },
+  ];
+}
+
+function rowActions(view, run, refresh) {
+  const about = { signal: view.signal };
+  return element("span", { class: "row-actions" },
+    isOpen(run) ? button("Cancel", async () => (await cancelRun(run, about)) && refresh(), { kind: "small" }) : null,
+    canRetry(run) && FAILED_STATES.includes(run.state) && !run.replayed_by ? button("Run again", async () => (await retryRun(run, about)) && refresh(), { kind: "small" }) : null,
+    run.replayed_by ? link(`/ui/runs/${run.replayed_by}`, "Replayed") : null);
+}
+
+function filters(view) {
+  const { query } = view;
+  const apply = (changes) => {
+    view.setQuery(changes);
+    view.refreshRuns?.();
+  };
+  const field = (text, input, kind = "") => element("label", { class: `stack ${kind}` }, text, input);
+  const chooser = (name, text, options) =>
+    field(text, select([["", "Any"], ...options], { value: query.get(name) ?? "", onchange: (event) => apply({ [name]: event.target.value }) }));
+  const moment = (name, text) =>
+    field(text, element("input", { type: "datetime-local", step: 1, value: toLocal(query.get(name)), onchange: (event) => apply({ [name]: event.target.value ? new Date(event.target.value).toISOString() : null }) }));
+  const job = element("input", { type: "search", value: query.get("job_id") ?? "", placeholder: "Exact id", autocomplete: "off", spellcheck: "false", onchange: (event) => apply({ job_id: event.target.value.trim(), schedule_id: null }) });
+  return element("form", { class: "filters many", role: "search", "aria-label": "Filter runs", onsubmit: (event) => { event.preventDefault(); job.blur(); } },
+    field("Job", job, "grow"),
+    chooser("state", "State", STATES.map((one) => [one, label(one)])),
+    chooser("status_filter", "Answer", STATUSES.map((one) => [one, label(one)])),
+    chooser("reason", "Reason", Object.entries(REASONS)),
+    moment("start_time", "Started from"),
+    moment("end_time", "Started until"));
+}
+
+/** Return an RFC 3339 instant as the value of a datetime-local input. */
+function toLocal(text) {
+  if (!text || Number.isNaN(Date.parse(text))) return "";
+  const at = new Date(text);
+  return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+}
+
+async function replay(view) {
+  const { query } = view;
+  const state = query.get("state");
+  if (state && ["open", "retrying", "taken"].includes(state)) return toast("Only runs that have ended can run again.", "bad");
+  const chosen = {
+    job: query.get("job_id") ?? (query.get("schedule_id") ? `schedule_${query.get("schedule_id")}` : undefined),
+    state: state ?? FAILED_STATES,
+    from: query.get("start_time") ?? undefined,
+    to: query.get("end_time") ?? undefined,
+  };
+  const body = { select: chosen.job || chosen.from || chosen.to ? chosen : { ...chosen, all: true } };
+  let counted;
+  try {
+    counted = await countRuns(body, view.signal);
+  } catch (problem) {
+    if (problem.name !== "AbortError") toast(problem.detail ?? problem.message, "bad");
+    return;
+  }
+  if (!counted) return;
+  const skipped = Object.entries(counted.skipped);
+  const left = [query.get("reason") && "reason", query.get("status_filter") && "answer"].filter(Boolean);
+  const text = element("div", { class: "stack" },
+    element("p", {}, `${plural(counted.matched, "run")} ${counted.matched === 1 ? "matches" : "match"}: `,
+      [chosen.state].flat().map((one) => label(one).toLowerCase()).join(", "),
+      chosen.job ? fragment(" of ", bdi(chosen.job)) : " of all jobs",
+      chosen.from ? `, from ${localText(chosen.from)}` : "", chosen.to ? `, until ${localText(chosen.to)}` : "", "."),
+    skipped.length ? element("p", { class: "soft" }, `Left out: ${skipped.map(([why, number]) => `${count(number)} ${why.replaceAll("_", " ")}`).join(", ")}.`) : null,
+    left.length ? element("p", { class: "soft" }, `The filter by ${left.join(" and ")} does not apply here.`) : null);
+  if (!counted.changed) return void (await confirm({ title: "No run to replay", body: text, action: "OK" }));
+  if (!(await confirm({ title: `Run ${plural(counted.changed, "run")} again?`, body: text, action: `Run ${count(counted.changed)} again` }))) return;
+  try {
+    const answer = await send("POST", "/runs:replay", body, { signal: view.signal });
+    if (answer.matched === undefined) return view.go(`/ui/operations/${answer.operation}`);
+    toast(`${plural(answer.changed, "run")} requested again.`);
+    view.refreshRuns?.();
+  } catch (problem) {
+    if (problem.name !== "AbortError") toast(problem.detail ?? problem.message, "bad");
+  }
+}
+
+/** Count the runs that a replay would start; waits if the count takes longer than a second. */
+async function countRuns(body, signal) {
+  const answer = await send("POST", "/runs:replay", { ...body, dry_run: true }, { signal });
+  if (answer.matched !== undefined) return answer;
+  toast("Counting…", "info");
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const found = await get(`/operations/${answer.operation}`, { signal });
+    if (found.ended_at) return found.state === "done" ? found : null;
+  }
+}
