@@ -19,5 +19,5 @@ export const routes = [
   { path: "/ui/schedules/:id", nav: null },
   { path: "/ui/alerts", nav: "Alerts", key: "l" },
   { path: "/ui/attention", nav: "Attention", key: "a", load: () => import("./pages/attention.js") },
-  { path: "/ui/sign-in", nav: null },
+  { path: "/ui/sign-in", nav: null, load: () => import("./pages/sign_in.js") },
 ];

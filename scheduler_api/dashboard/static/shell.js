@@ -8,6 +8,7 @@ import { addKeys, listKeys } from "./base/keys.js";
 import { connectionText, liveMark, watchConnection } from "./base/live.js";
 import { ago, time } from "./base/time.js";
 import { routes } from "./routes.js";
+import { watchSession } from "./session.js";
 
 const PAUSE_EVERY = 30_000; // milliseconds between two looks at the pause, while the page is visible
 const LOST_AFTER = 2000; // a connection that is back sooner shows no banner
@@ -39,6 +40,7 @@ export function buildShell() {
     nav.querySelector(".live-text").textContent = connectionText(state);
     nav.querySelector(".nav-live").hidden = state === "idle"; // the page shows nothing that changes
   });
+  watchSession(document.getElementById("account"));
   buildMenu(nav);
   buildBanners();
   addKeys({

@@ -1,10 +1,15 @@
 // Requests to the API. Every answer is parsed JSON; every error is a Problem.
 
-import { go } from "./go.js";
+let unauthorized = async () => false;
+
+/** Set what happens after a 401: an async function that returns whether the request can be sent again. */
+export function setUnauthorized(handler) {
+  unauthorized = handler;
+}
 
 /** What the API answered instead of success. `status` 0: no answer came. */
 export class Problem extends Error {
-  constructor({ status, code, detail, field = null, errors = [] }) {
+  constructor({ status, code, detail, field = null, errors = [], retryAfter = null }) {
     super(detail);
     this.name = "Problem";
     this.status = status;
@@ -14,6 +19,8 @@ export class Problem extends Error {
     this.field = field;
     /** Every wrong field: [{field, detail}]. */
     this.errors = errors;
+    /** Seconds to wait before the request is sent again, or null. */
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -67,7 +74,7 @@ function text(query) {
   return joined && `?${joined}`;
 }
 
-async function request(method, target, body, { signal, headers = {} }) {
+async function request(method, target, body, { signal, headers = {} }, again = false) {
   const options = { method, signal, headers: { Accept: "application/json", ...headers }, credentials: "same-origin" };
   if (method !== "GET") options.headers["Cronpost-Request"] = "1";
   if (body !== undefined) {
@@ -84,15 +91,14 @@ async function request(method, target, body, { signal, headers = {} }) {
   }
   const parsed = parse(content);
   if (answer.ok) return { body: parsed, headers: answer.headers, status: answer.status };
-  if (answer.status === 401 && !location.pathname.startsWith("/ui/sign-in")) {
-    go("/ui/sign-in?to=" + encodeURIComponent(location.pathname + location.search), { replace: true });
-  }
+  if (answer.status === 401 && !again && (await unauthorized())) return request(method, target, body, { signal, headers }, true);
   throw new Problem({
     status: answer.status,
     code: parsed?.code ?? "http_error",
     detail: parsed?.detail ?? `The server answered ${answer.status}.`,
     field: parsed?.field ?? null,
     errors: parsed?.errors ?? [],
+    retryAfter: Number(answer.headers.get("retry-after")) || null,
   });
 }
 

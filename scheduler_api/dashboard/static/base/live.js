@@ -1,5 +1,6 @@
 // Live events: one EventSource for the whole dashboard, filtered for its listeners.
 
+import { get } from "./api.js";
 import { element } from "./dom.js";
 
 const TYPES = [
@@ -121,6 +122,7 @@ function connect() {
     if (opened.readyState !== EventSource.CLOSED) return;
     source = null;
     interrupted = true;
+    get("/breakers").catch(() => {}); // a refused stream does not say why; if the session has ended, this request does
     retry = setTimeout(connect, wait);
     wait = Math.min(2 * wait, LONGEST_WAIT);
   };
