@@ -20,6 +20,10 @@ COMMANDS = {
         "scheduler_api.cli.job_history:account",
         "Show each fire time of a job, oldest first: its run or miss.",
     ),
+    "strip": (
+        "scheduler_api.cli.job_strip:strip",
+        "Draw the results of a job's fire times as one line, and list those that are not plain successes.",
+    ),
     "put": (
         "scheduler_api.cli.job_changes:put",
         "Create or replace a job, from options or from a file with the JSON body of POST /.",

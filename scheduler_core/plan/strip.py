@@ -377,6 +377,11 @@ def _not_kept(account: Account, job: Job | None, from_ms: int, to_ms: int, now_m
         [account.from_ms]
         + [entry.first_ms for entry in account.entries if not entry.again and entry.last_ms >= account.from_ms]
     )
-    first_ms = from_ms if job is None else max(from_ms, job.created_at_ms + 1)
-    last_ms = min(known_ms - 1, to_ms, now_ms)
+    first_ms, last_ms = from_ms, min(known_ms - 1, to_ms, now_ms)
+    if job is not None:
+        first_ms = max(from_ms, job.created_at_ms + 1)
+        # The trigger has not changed since the last update: it says whether there was a fire time.
+        earliest_ms = trigger_of(job).next_after(job.updated_at_ms)
+        if earliest_ms is None or earliest_ms >= known_ms:
+            last_ms = min(last_ms, job.updated_at_ms)
     return (first_ms, last_ms) if first_ms <= last_ms else None

@@ -323,6 +323,14 @@ def test_the_time_of_a_new_job_is_kept_from_its_creation() -> None:
     assert strip(make_state(0), job=new, forgotten=None, start=-100, now=5).not_kept is None
 
 
+def test_the_time_from_the_creation_to_the_first_fire_time_is_no_gap() -> None:
+    new = make_job(created_at_ms=at(-7), updated_at_ms=at(-7))
+    assert strip(make_state(20), done(0), done(10), job=new, start=-100, now=15).not_kept is None
+    assert strip(make_state(20), done(10), job=new, start=-100, now=15).not_kept == (at(-7) + 1, at(10) - 1)
+    changed = replace(new, updated_at_ms=at(-4))
+    assert strip(make_state(20), done(0), job=changed, start=-100, now=15).not_kept == (at(-7) + 1, at(-4))
+
+
 def test_a_job_whose_history_expired_keeps_nothing_up_to_now() -> None:
     old = make_job(created_at_ms=at(-7), updated_at_ms=at(-7))
     found = strip(make_state(50), job=old, forgotten=None, start=-100, end=60, now=43)
