@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -59,8 +60,8 @@ class Server:
 
     def put(self, job_id: str, **fields: Any) -> Any:
         """Store a job. Without a trigger, it runs only on request; without an endpoint, its runs succeed."""
-        body = {"endpoint": f"http://runner.test/{job_id}", "cron": None, "payload": {"job": job_id}} | fields
-        return self.api.put(f"/jobs/{httpx.URL(path=job_id).raw_path.decode()}", json=body).json()
+        body = {"endpoint": f"http://runner.test/{quote(job_id)}", "cron": None, "payload": {"job": job_id}} | fields
+        return self.api.put(f"/jobs/{quote(job_id, safe='')}", json=body).json()
 
     def get(self, path: str) -> Any:
         return self.api.get(path).json()

@@ -14,7 +14,8 @@ const TABLES = new WeakMap();
  *   carries the link of the row (default: the first column); `"hide"`: not shown on a phone
  * @param {object[]} [options.rows]
  * @param {(row) => string} [options.id] identity of a row across refreshes; default row.id
- * @param {(row) => string} [options.rowLink] path of the row's page
+ * @param {(row) => string} [options.rowLink] path of the row's page; the content of the title becomes the link unless it
+ *   contains one
  * @param {(ids: Set<string>) => void} [options.select] rows can be selected; called when the selection changes
  * @param {{by: string, onsort: (sort: string) => void}} [options.sort]
  * @param {Node} [options.empty] shown without rows
@@ -50,7 +51,7 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
   function cells(row) {
     const shown = columns.map((column) => {
       let content = column.render(row);
-      if (column.key === titleKey && rowLink && !(content instanceof HTMLAnchorElement)) {
+      if (column.key === titleKey && rowLink && !(content instanceof Element && (content.matches("a") || content.querySelector("a")))) {
         content = link(rowLink(row), content);
         content.className = "row-link";
       }
