@@ -1,16 +1,18 @@
 // Dialogs and short messages.
 
 import { element } from "./dom.js";
+import { clearProblems, showProblem } from "./form.js";
 
 let number = 0;
 
 /**
  * Show a dialog and wait for the answer.
  * @param {{title: string, body?: Node|string|Array, actions: Array<{text: string, value: any, kind?: "primary"|"danger"}>,
- *   wide?: boolean, signal?: AbortSignal}} options the first action is what Escape means; `signal` closes the dialog
+ *   wide?: boolean, signal?: AbortSignal, extra?: Node}} options the first action is what Escape means; `signal` closes the dialog;
+ *   `extra`: a button after the actions
  * @returns {Promise<any>} the value of the action; that of the first action after Escape
  */
-export function dialog({ title, body, actions, wide = false, signal }) {
+export function dialog({ title, body, actions, wide = false, signal, extra = null }) {
   const id = `dialog-${++number}`;
   return new Promise((resolve) => {
     let answer = actions[0]?.value;
@@ -32,7 +34,7 @@ export function dialog({ title, body, actions, wide = false, signal }) {
       element("div", { class: "dialog-inner" },
         element("h2", { id }, title),
         element("div", { class: "dialog-body" }, typeof body === "string" ? element("p", {}, body) : body),
-        element("div", { class: "dialog-actions" }, buttons)),
+        element("div", { class: "dialog-actions" }, buttons, extra)),
     );
     document.body.append(node);
     signal?.addEventListener("abort", () => node.close());
@@ -56,6 +58,34 @@ export function confirm({ title, body, action, danger = false }) {
       { text: action, value: true, kind: danger ? "danger" : "primary" },
     ],
   });
+}
+
+/**
+ * Show a form in a dialog until `work` succeeds or the dialog is closed. Problems are shown beside their fields.
+ * @param {{title: string, form: HTMLFormElement, action: string, work: () => Promise<any>, danger?: boolean}} options
+ * @returns {Promise<any>} what `work` returned; null if the dialog was closed
+ */
+export async function formDialog({ title, form, action, work, danger = false }) {
+  const stop = new AbortController();
+  let answer = null;
+  form.id ||= `dialog-form-${++number}`;
+  const submit = element("button", { type: "submit", class: danger ? "danger" : "primary", form: form.id }, action);
+  form.noValidate = true; // the API says what is wrong
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    clearProblems(form);
+    submit.disabled = true;
+    try {
+      answer = await work();
+      stop.abort();
+    } catch (problem) {
+      if (problem.name !== "AbortError") showProblem(form, problem);
+    } finally {
+      submit.disabled = false;
+    }
+  });
+  await dialog({ title, body: form, actions: [{ text: "Cancel", value: null }], signal: stop.signal, extra: submit });
+  return answer;
 }
 
 /**

@@ -45,11 +45,13 @@ function hasFilters(view) {
 /**
  * A live list of runs, newest first, with a button for older ones.
  * @param {object} view the router's view
- * @param {{query: () => object, empty?: () => Node, hide?: string[], jobs?: string[]}} options `query`: parameters of GET
- *   /runs; `hide`: keys of columns that are left out; `jobs`: the ids of the jobs whose events change the list
+ * @param {{query: () => object, empty?: () => Node, hide?: string[], jobs?: string[],
+ *   limit?: number}} options `query`: parameters of GET
+ *   /runs; `hide`: keys of columns that are left out; `jobs`: the ids of the jobs whose events change the list;
+ *   `limit`: runs of a page
  * @returns {{node: Node, restart: () => Promise<void>}}
  */
-export function runList(view, { query, empty: none, hide = [], jobs }) {
+export function runList(view, { query, empty: none, hide = [], jobs, limit = PAGE }) {
   const { signal } = view;
   const place = element("div", {}, loading());
   const more = button("Older runs", () => older(), { kind: "" });
@@ -59,7 +61,7 @@ export function runList(view, { query, empty: none, hide = [], jobs }) {
   let cursor = null;
   let reads = 0;
   let list = null;
-  const read = (from) => getWithHeaders("/runs", { query: { ...query(), limit: PAGE, cursor: from }, signal });
+  const read = (from) => getWithHeaders("/runs", { query: { ...query(), limit, cursor: from }, signal });
 
   const draw = () => {
     list ??= table({ label: "Runs", columns: columns(view, () => refresh()).filter((one) => !hide.includes(one.key)), rowLink: (run) => `/ui/runs/${encodeURIComponent(run.id)}`, empty: none?.() });
@@ -89,8 +91,8 @@ export function runList(view, { query, empty: none, hide = [], jobs }) {
       if (mine !== reads) return;
       const fresh = new Set(body.map((run) => run.id));
       const last = body.at(-1)?.started_at ?? "";
-      rows = body.length < PAGE ? body : [...body, ...rows.filter((run) => !fresh.has(run.id) && (run.started_at ?? "") <= last)];
-      if (body.length < PAGE) cursor = null;
+      rows = body.length < limit ? body : [...body, ...rows.filter((run) => !fresh.has(run.id) && (run.started_at ?? "") <= last)];
+      if (body.length < limit) cursor = null;
       draw();
     } catch (error) {
       if (error.name !== "AbortError" && error.status !== 0) toast(error.detail ?? error.message, "bad");
@@ -177,7 +179,7 @@ async function replay(view) {
     from: query.get("start_time") ?? undefined,
     to: query.get("end_time") ?? undefined,
   };
-  const body = { select: chosen.job || chosen.from || chosen.to ? chosen : { ...chosen, all: true } };
+  const body = { select: chosen };
   let counted;
   try {
     counted = await countRuns(body, view.signal);
