@@ -85,6 +85,9 @@ test-ui: $(VENV)/.development ## Test the dashboard and the documentation pages 
 		{ echo "make test-ui needs Chromium; on Debian and Ubuntu: apt install chromium" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/ui $(UI_ARGS)
 
+screenshots: $(VENV)/.development ## Make the pictures of docs/dashboard.md from a real server, in a headless Chromium; some: NAMES="jobs run"
+	$(BIN)/python -m tests.ui.screenshots $(NAMES)
+
 lint: $(VENV)/.development ## Check style and common mistakes (ruff)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -71,11 +71,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(redis_url: str, *, keys: tuple[str, ...] = (), node: bool = True) -> Iterator[Server]:
-    """Start a server on an empty Redis; stop it at the end."""
-    sockets = listen("127.0.0.1", 0)
+def serving(
+    redis_url: str, *, keys: tuple[str, ...] = (), node: bool = True, runner: Runner | None = None, port: int = 0
+) -> Iterator[Server]:
+    """Start a server; stop it at the end. ``runner``: what its node calls; default a ``RunnerByUrl``."""
+    sockets = listen("127.0.0.1", port)
     loop = asyncio.new_event_loop()
-    runner = RunnerByUrl()
+    answers = RunnerByUrl()
     servers: list[ApiServer] = []
     started = threading.Event()
 
@@ -83,7 +85,7 @@ def serving(redis_url: str, *, keys: tuple[str, ...] = (), node: bool = True) ->
         store = RedisStore(connect(redis_url, connections=STORE_CONNECTIONS))
         context = Context(settings=ApiSettings(api_keys=keys), store=store, clock=RedisClock(), metrics=Metrics())
         servers.append(ApiServer(create_app(context)))
-        async with running(context, runner) if node else contextlib.nullcontext():
+        async with running(context, runner or answers) if node else contextlib.nullcontext():
             started.set()
             await servers[0].serve(sockets)
         await store.aclose()
@@ -95,7 +97,7 @@ def serving(redis_url: str, *, keys: tuple[str, ...] = (), node: bool = True) ->
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     with httpx.Client(base_url=url, headers=headers, trust_env=False, event_hooks={"response": [_check]}) as api:
         try:
-            yield Server(url, runner, api)
+            yield Server(url, answers, api)
         finally:
             loop.call_soon_threadsafe(servers[0].stop)
             thread.join()
