@@ -27,6 +27,7 @@ from scheduler_core.usecases.attention import AttentionService
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService
 from scheduler_core.usecases.events import EventFeed
+from scheduler_core.usecases.forecast import ForecastService
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.job_targets import JobTargets
 from scheduler_core.usecases.jobs import JobService
@@ -139,6 +140,7 @@ class Context:
         self.pauses = PauseService(self.shards, clock)
         self.cancels = CancelService(self.shards, self.job_services, self.history)
         self.events = EventFeed(self.shards, clock, metrics, show=show_notice, most=settings.events_max_listeners)
+        self.forecasts = ForecastService(self.shards, clock)
         self.replays = ReplayService(self.job_services, self.history)
         self.operations = OperationService(self.shards, self.job_services, self.history, clock)
         self._probing = asyncio.Lock()

@@ -9,12 +9,13 @@ GAP = "░"
 WIDTH = 48
 
 
-def sparkline(values: Sequence[float | None], *, width: int = WIDTH) -> str:
+def sparkline(values: Sequence[float | None], *, width: int = WIDTH, highest: float | None = None) -> str:
     """Draw values as blocks of eight heights, at most ``width``: one for several values shows the highest. None is a
-    gap; a value above 0 is never drawn like 0."""
+    gap; a value above 0 is never drawn like 0. ``highest``: the value of the full height; None: the highest one."""
     size = -(-len(values) // width) if values else 1
     parts = [values[start : start + size] for start in range(0, len(values), size)]
-    highest = max((value for value in values if value is not None), default=0.0)
+    if highest is None:
+        highest = max((value for value in values if value is not None), default=0.0)
     return "".join(_cell([value for value in part if value is not None], highest) for part in parts)
 
 

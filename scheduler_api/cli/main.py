@@ -47,6 +47,10 @@ COMMANDS = {
         "scheduler_api.cli.statistics:statistics",
         "Show ends of runs, misses and lateness over time.",
     ),
+    "forecast": (
+        "scheduler_api.cli.forecast:forecast",
+        "Show how many jobs fire in the next 24 hours, and which jobs to spread.",
+    ),
     "operations": (
         "scheduler_api.cli.operations:operations",
         "Show, follow and cancel operations on many jobs or runs.",

@@ -161,6 +161,7 @@ class Process:
 
         await self._wait_for_end()
         self.context.events.shut_down()  # its streams do not end by themselves
+        await self.context.forecasts.shut_down()
 
         # Load balancers need time to notice that the process stops.
         delay = self.settings.api.shutdown_delay_seconds if ports.api and self._stop_signal.is_set else 0

@@ -82,6 +82,10 @@ class FindStore(Protocol):
         """Return up to ``limit`` different ids of jobs, chosen at random."""
         ...
 
+    async def at_ranks(self, ranks: Sequence[int]) -> list[str]:
+        """Return the ids at these places in the order of all ids, from 0; those beyond the end are left out."""
+        ...
+
     async def members(self, source: Source, *, limit: int) -> list[str]:
         """Return up to ``limit`` job ids of a source in any order."""
         ...

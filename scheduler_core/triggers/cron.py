@@ -107,6 +107,20 @@ class CronTrigger:
         self._recent: tuple[int, int] = (0, 0)
         self._older: tuple[int, int] = (0, 0)
 
+    @property
+    def times(self) -> TimesOfDay:
+        """The times of day at which it fires."""
+        return self._clock
+
+    @property
+    def zone(self) -> Zone:
+        return self._zone
+
+    @property
+    def follows_elapsed_time(self) -> bool:
+        """Whether a repeated hour counts twice and a skipped one not at all."""
+        return self._elapsed
+
     def next_after(self, after_ms: int) -> int | None:
         """Return the first fire time later than ``after_ms``, or None if none follows up to the last year."""
         start, end = self._recent

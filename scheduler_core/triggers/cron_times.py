@@ -20,6 +20,15 @@ class TimesOfDay:
         self.last = self._hours[-1] * 3600 + self._minutes[-1] * 60 + self._seconds[-1]
         self.per_day = len(self._hours) * len(self._minutes) * len(self._seconds)
 
+    @property
+    def seconds(self) -> tuple[int, ...]:
+        """The seconds at which each matching minute has its times."""
+        return self._seconds
+
+    def minutes_of_day(self) -> list[int]:
+        """Return the matching minutes, counted from midnight, ascending."""
+        return [60 * hour + minute for hour in self._hours for minute in self._minutes]
+
     def count_until(self, time: int) -> int:
         """Return the number of matching times up to and including ``time``."""
         hours, minutes, seconds = self._hours, self._minutes, self._seconds

@@ -7,11 +7,13 @@ from typing import Any
 import httpx
 import pytest
 
+from scheduler_api.cli.chart import sparkline
 from scheduler_api.context import Context
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.statistics import MINUTE_MS, Minute
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.usecases.statistics import WRITTEN_AFTER_MS
+from tests.api.command_line import KEY, run
 
 NOTHING: dict[str, Any] = {"runs": {}, "misses": {}, "lateness": None, "task_lateness": None}
 
@@ -108,3 +110,20 @@ async def test_eight_days_are_read_in_hours(client: httpx.AsyncClient, store: Re
     assert shown["step_seconds"] == 3600
     assert shown["total"]["runs"] == {"failed": 1 + 24 + 7 * 24}
     assert [one["runs"]["failed"] for one in shown["buckets"] if one["runs"]] == [168, 24, 1]
+
+
+def test_the_command_shows_a_line_for_each_count(cli_server: str) -> None:
+    shown = run("statistics", "--server", cli_server, "--api-key", KEY, "--from", "2h", "--step-seconds", "120")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    assert lines[0].endswith("buckets of 120 s")
+    assert "none" in lines
+    assert any("minute(s) are missing" in line for line in lines)
+
+
+def test_a_sparkline_never_draws_a_value_like_none() -> None:
+    assert sparkline([0, 1, 1000, None, 500]) == " ▁█░▄"
+    assert sparkline([1, 0, None, None, 3, 0], width=3) == "▃░█"
+    assert sparkline([0, 0]) == "  "
+    assert sparkline([]) == ""
+    assert sparkline([1], highest=8) == "▁"

@@ -92,6 +92,14 @@ class RedisFinder:
             found: Any = await self._client.zrandmember(self._keys.ids, limit)
         return [one.decode() for one in found or () if is_text(one)]
 
+    async def at_ranks(self, ranks: Sequence[int]) -> list[str]:
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for rank in ranks:
+                    pipe.zrange(self._keys.ids, rank, rank)
+                rows = await pipe.execute()
+        return [row[0].decode() for row in rows if row and is_text(row[0])]
+
     async def members(self, source: Source, *, limit: int) -> list[str]:
         if source.is_by_id:
             return await self.page(source, after="", limit=limit)
