@@ -132,11 +132,17 @@ def late_since_ms(
 
     A paused job is never late, nor is a quarantined one. A run that is held back counts from its first wake-up.
     """
+    due_ms = due_since_ms(state, lease, paused=paused)
+    return due_ms if due_ms is not None and now_ms - due_ms > max(LATE_AFTER_MS, rules.late_after_ms) else None
+
+
+def due_since_ms(state: JobState, lease: Lease | None, *, paused: bool = False) -> int | None:
+    """Return when the job is to start, or was, as ``late_since_ms`` counts; None: a node holds it, or it does not
+    wake."""
     if paused or state.paused_at_ms is not None or (lease is not None and lease.node != "-"):
         return None
     held_back = state.held_back
-    due_ms = next_wake_ms(state if held_back is None or held_back.is_pause else replace(state, held_back=None))
-    return due_ms if due_ms is not None and now_ms - due_ms > max(LATE_AFTER_MS, rules.late_after_ms) else None
+    return next_wake_ms(state if held_back is None or held_back.is_pause else replace(state, held_back=None))
 
 
 def stuck_since_ms(

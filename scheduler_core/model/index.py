@@ -8,6 +8,7 @@ count of ``failing_writes``. Readers still check each job that they find: betwee
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 
 import msgspec
 
@@ -29,6 +30,8 @@ run's id contains it: with it a run is found by its id."""
 ATTENTION = "attention"
 """Jobs that need a person (``model.attention``); the score is since when (epoch ms). Child runs list their
 job here too, although its state does not have their failures."""
+CHANGED = "changed"
+"""Jobs whose latest changes the alert rules have not examined; exists while a rule exists (``store.alerts``)."""
 NOTHING: tuple[IndexWrite, ...] = ()
 
 
@@ -41,6 +44,20 @@ class IndexWrite(msgspec.Struct, frozen=True):
     name: str
     score: int | None = None
     add: int | None = None
+    note: Note | None = None
+    """Of ``CHANGED``: lists the job there, if the set exists."""
+
+
+class Note(StrEnum):
+    """When a job is listed as changed."""
+
+    ALWAYS = "@"
+    IF_REMOVED = "?"
+    """If an earlier write of the same item removed the job from a set."""
+
+
+LISTED = IndexWrite(CHANGED, note=Note.ALWAYS)
+LISTED_IF_REMOVED = IndexWrite(CHANGED, note=Note.IF_REMOVED)
 
 
 def label_index(key: str, value: str | None = None) -> str:

@@ -19,6 +19,7 @@ from scheduler_core.base.config import TaskSettings
 from scheduler_core.base.errors import StoreError, StoreRefused, StoreUnavailable
 from scheduler_core.base.redis_url import Topology
 from scheduler_core.model.task import task_number
+from scheduler_core.store.alerts import AlertBook, Outbox, SweepStore
 from scheduler_core.store.attention import AttentionStore
 from scheduler_core.store.catalogue import CatalogueStore, TargetCopies
 from scheduler_core.store.claim_keys import job_of_claim_key
@@ -77,6 +78,18 @@ class ShardStore(LoopStore, JobStore, Protocol):
 
     def health_store(self) -> HealthStore:
         """Return what the search for late and stuck jobs of this shard reads and writes."""
+        ...
+
+    def alert_book(self) -> AlertBook:
+        """Return the alert rules and channels, which are on the first shard."""
+        ...
+
+    def sweep_store(self) -> SweepStore:
+        """Return what the alert rules read and write of the jobs of this shard."""
+        ...
+
+    def outbox(self) -> Outbox:
+        """Return the messages of alerts, which are on the first shard."""
         ...
 
     def attention_store(self) -> AttentionStore:

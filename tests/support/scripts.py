@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from scheduler_core.store.redis.scripts import (
+    alert,
     attention,
     catalogue,
     event,
@@ -21,7 +22,7 @@ from scheduler_core.store.redis.scripts.script import Script
 
 SCRIPTS: dict[str, Script[Any]] = {
     value.name: value
-    for module in (attention, catalogue, event, find, history, job, node, operation, pause, statistics, task)
+    for module in (alert, attention, catalogue, event, find, history, job, node, operation, pause, statistics, task)
     for value in vars(module).values()
     if isinstance(value, Script)
 }

@@ -7,7 +7,14 @@ from typing import Any, Literal
 
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.model.events_of import event_of_new_job
-from scheduler_core.model.index import UNREADABLE, IndexWrite, failing_writes, index_writes, index_writes_of_child
+from scheduler_core.model.index import (
+    LISTED,
+    UNREADABLE,
+    IndexWrite,
+    failing_writes,
+    index_writes,
+    index_writes_of_child,
+)
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.policies import Overlap
@@ -155,6 +162,7 @@ def _mark_of(changes: Sequence[tuple[str, StoredJob, Transition]]) -> bytes:
 
 def _index_of_new(new: Sequence[tuple[Job, JobState]]) -> Iterator[tuple[int, IndexWrite]]:
     """Yield the writes to the index for new jobs, each with the number of its job, from 1."""
+    yield 0, LISTED
     for number, (job, state) in enumerate(new, 1):
         if job.labels or job.target_id is not None:
             for write in index_writes((None, None), (job, state)):
@@ -165,6 +173,7 @@ def _index_of_changes(
     changes: Sequence[tuple[str, StoredJob, Transition]],
 ) -> Iterator[tuple[int, IndexWrite]]:
     """Yield the writes to the index for changes of jobs, each with the number of its change, from 1."""
+    yield 0, LISTED
     for number, (claim_key, stored, step) in enumerate(changes, 1):
         before = stored.snapshot
         if before.job is not None and before.job.policies.overlap is Overlap.ALLOW:

@@ -15,13 +15,16 @@ _encoder = msgspec.msgpack.Encoder()
 def pack_index(writes: Iterable[tuple[int, IndexWrite]], keys: Keys) -> tuple[bytes, list[str]]:
     """Return the argument ``index_writes`` of a script and the keys that it names; both empty if there is no write.
 
-    Each write comes with the number of the batch's item that it belongs to, from 1.
+    Each write comes with the number of the batch's item that it belongs to, from 1. 0: a note (``IndexWrite.note``) of
+    every item.
     """
     places: dict[str, int] = {}
     packed: list[int | str] = []
     for item, write in writes:
         place = places.setdefault(write.name, len(places) + 1)
-        if write.add is not None:
+        if write.note is not None:
+            packed += (place, item, write.note.value)
+        elif write.add is not None:
             packed += (place, item, f"+{write.add}")
         else:
             packed += (place, item, "-" if write.score is None else str(write.score))

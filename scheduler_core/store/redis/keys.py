@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from scheduler_core.model.index import CHANGED
+
 CLAIMED = 1_000_000_000_000_000
 """Due set, scores from here on: a node has held the job since (score - CLAIMED)."""
 SUSPECTED = 2_000_000_000_000_000
@@ -51,6 +53,16 @@ JOB_KEYS = {
     "listening": "string",
     "health": "hash",
     "set_aside": "sorted set",
+    "changed": "sorted set",
+    "alert_book": "hash",
+    "alert_jobs": "hash",
+    "alert_alarming": "sorted set",
+    "alert_sweep": "hash",
+    "alert_findings": "sorted set",
+    "alert_outbox": "hash",
+    "alert_messages": "hash",
+    "alert_waiting": "sorted set",
+    "alert_sent": "sorted set",
 }
 """The Redis types of the keys of jobs, runs and operations, by the names that the scripts use."""
 TASK_PARTS = {
@@ -273,6 +285,60 @@ class Keys(msgspec.Struct, frozen=True):
     def session(self, digest: str) -> str:
         """String: one session of the dashboard, by the SHA-256 of its id; expires with the session."""
         return f"{self.root}:session:{digest}"
+
+    # ---- alerts -------------------------------------------------------------------------------------------------
+
+    @property
+    def changed(self) -> str:
+        """Sorted set: job id to the instant of its latest change (epoch µs) or of its next examination (epoch ms);
+        exists while an alert rule does. Its member with an empty name says so."""
+        return self.index(CHANGED)
+
+    @property
+    def alert_book(self) -> str:
+        """Hash, on the first shard: the rules and channels, their ``version``, and the latest id."""
+        return f"{self.root}:alerts:book"
+
+    @property
+    def alert_jobs(self) -> str:
+        """Hash: job id to how far it was examined, and its alarms."""
+        return f"{self.root}:alerts:jobs"
+
+    @property
+    def alert_alarming(self) -> str:
+        """Sorted set at score 0: the jobs with an alarm."""
+        return f"{self.root}:alerts:alarming"
+
+    @property
+    def alert_sweep(self) -> str:
+        """Hash: the ``version`` of the sweep, its ``progress``, and the number of the latest finding."""
+        return f"{self.root}:alerts:sweep"
+
+    @property
+    def alert_findings(self) -> str:
+        """Sorted set: finding to its number; those that are no message yet."""
+        return f"{self.root}:alerts:findings"
+
+    @property
+    def alert_outbox(self) -> str:
+        """Hash, on the first shard: the lease of the node that sends, the ``version`` of the messages, and for each
+        shard the number of the latest finding that is in a message."""
+        return f"{self.root}:alerts:outbox"
+
+    @property
+    def alert_messages(self) -> str:
+        """Hash, on the first shard: message id to message."""
+        return f"{self.root}:alerts:messages"
+
+    @property
+    def alert_waiting(self) -> str:
+        """Sorted set, on the first shard: id of a message that is to be sent to the instant of its next attempt."""
+        return f"{self.root}:alerts:waiting"
+
+    @property
+    def alert_sent(self) -> str:
+        """Sorted set at score 0, on the first shard: the ids of all messages that are kept, in the order of time."""
+        return f"{self.root}:alerts:sent"
 
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
 from scheduler_core.model.event import Event
-from scheduler_core.model.index import NOTHING, IndexWrite, failing_writes, index_writes, index_writes_of_child
+from scheduler_core.model.index import (
+    LISTED,
+    LISTED_IF_REMOVED,
+    NOTHING,
+    IndexWrite,
+    failing_writes,
+    index_writes,
+    index_writes_of_child,
+)
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
 from scheduler_core.model.policies import Overlap
@@ -52,6 +60,7 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, kee
         or before.unresolved is not after.unresolved
         or before.pending is not after.pending
         or before.failures is not after.failures
+        or before.quarantine != after.quarantine
     )
     job = claimed.job
     if job is not None and job.policies.overlap is Overlap.ALLOW and count:
@@ -60,6 +69,16 @@ def encode_settlement(claimed: ClaimedJob, transition: Transition | None, *, kee
         index = (*index, *index_writes((job, before), (None if transition.remove else job, after)))
     elif touched and transition.remove:
         index = (*index, *index_writes_of_child(transition.records))
+    if touched or (before is not None and after is not None and before.held_back is None is not after.held_back):
+        index = (*index, LISTED)
+    else:
+        for record in transition.records:
+            if record.__class__ is Miss or record.state is not RunState.SUCCEEDED:  # type: ignore[union-attr]
+                index = (*index, LISTED)
+                break
+        else:
+            if index:
+                index = (*index, LISTED_IF_REMOVED)  # a success that ends failures of overlapping runs
     return Settlement(claimed.id, job_id, (holder, encode_item((*item, *records))), wake_ms, index, claimed, transition)
 
 

@@ -9,6 +9,7 @@ from scheduler_core.base.config import TaskSettings
 from scheduler_core.store.catalogue import CatalogueStore
 from scheduler_core.store.history import Stored
 from scheduler_core.store.redis.account import Accounts
+from scheduler_core.store.redis.alerts import RedisAlertBook, RedisOutbox, RedisSweep
 from scheduler_core.store.redis.attention import RedisAttention
 from scheduler_core.store.redis.catalogue import RedisCatalogue
 from scheduler_core.store.redis.changes import Changes
@@ -49,6 +50,15 @@ class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, 
 
     def health_store(self) -> RedisHealth:
         return RedisHealth(self)
+
+    def alert_book(self) -> RedisAlertBook:
+        return RedisAlertBook(self)
+
+    def sweep_store(self) -> RedisSweep:
+        return RedisSweep(self)
+
+    def outbox(self) -> RedisOutbox:
+        return RedisOutbox(self)
 
     def attention_store(self) -> RedisAttention:
         return RedisAttention(self)
