@@ -66,7 +66,7 @@ def build_engine(
     deliverer = installed_kinds().open(Environment(clock, engine, guard))
     if wrap is not None:
         deliverer = wrap(deliverer, clock)
-    return Engine(engine, store, deliverer, clock, metrics, task_settings=settings.tasks, sole=sole)
+    return Engine(engine, store, deliverer, clock, metrics, task_settings=settings.tasks, sole=sole, guard=guard)
 
 
 def build_nodes(

@@ -29,6 +29,10 @@
     ├── ScheduleNotFound
     ├── DuplicateName           a target or a schedule has this name already
     ├── WrongStatus             the schedule's status does not allow this operation
+    ├── AlertRuleNotFound
+    ├── AlertChannelNotFound
+    ├── AlertChannelInUse       rules name the channel, so it cannot be deleted
+    ├── TooManyAlertEntries     there are as many alert rules or channels as are allowed
     ├── TooManyListeners        this process serves no further listener to events
     ├── StoreError
     │   ├── StoreUnavailable    temporary: down, loading, failing over, out of memory; try again
@@ -44,6 +48,7 @@ but a value: see ``Outcome``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -280,6 +285,46 @@ class OperationEnded(CronpostError):
 
     def __init__(self, operation_id: str, state: str) -> None:
         super().__init__(f"the operation {operation_id} has ended: {state}")
+
+
+class AlertRuleNotFound(CronpostError):
+    """No alert rule has this id."""
+
+    code = "alert_rule_not_found"
+
+    def __init__(self, rule_id: int) -> None:
+        super().__init__(f"there is no alert rule {rule_id}; GET /alerts/rules lists them")
+
+
+class AlertChannelNotFound(CronpostError):
+    """No channel of alerts has this id."""
+
+    code = "alert_channel_not_found"
+
+    def __init__(self, channel_id: int) -> None:
+        super().__init__(f"there is no alert channel {channel_id}; GET /alerts/channels lists them")
+
+
+class AlertChannelInUse(CronpostError):
+    """Alert rules name the channel."""
+
+    code = "alert_channel_in_use"
+
+    def __init__(self, channel_id: int, rules: Sequence[int]) -> None:
+        shown = ", ".join(map(str, rules[:10]))
+        super().__init__(
+            f"the rule{'s' if len(rules) > 1 else ''} {shown} use{'' if len(rules) > 1 else 's'} the alert channel "
+            f"{channel_id}; give them another channel, or delete them first"
+        )
+
+
+class TooManyAlertEntries(CronpostError):
+    """There are as many alert rules or channels as are allowed."""
+
+    code = "too_many_alert_entries"
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"there are {most} {what} already, the most that are allowed; delete one first")
 
 
 class TooManyOperations(CronpostError):

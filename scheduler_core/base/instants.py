@@ -34,3 +34,8 @@ def parse_instant(text: str, *, field: str) -> int:
     if parsed is None or parsed.tzinfo is None or not 1970 <= parsed.year < LATEST.year:
         raise InvalidInput(f"{field} must be an RFC 3339 instant such as 2030-01-31T12:00:00Z", field=field)
     return int(parsed.timestamp() * 1000)
+
+
+def utc(instant_ms: int) -> datetime:
+    """Return an instant as a datetime in UTC."""
+    return datetime.fromtimestamp(instant_ms / 1000, UTC)

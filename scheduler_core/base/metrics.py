@@ -194,6 +194,15 @@ class Metrics:
         self.events_dropped = Counter(
             "cronpost_events_dropped_total", "Events not sent to a listener because it was too slow.", registry=r
         )
+        self.alerts = Counter(
+            "cronpost_alerts_total",
+            "Attempts to send messages of alerts, by kind of channel: sent, retried (tried again later) or failed.",
+            ["channel", "result"],
+            registry=r,
+        )
+        self.alerts_waiting = Gauge(
+            "cronpost_alerts_waiting", "Messages of alerts to be sent; 0 on nodes that do not send.", registry=r
+        )
         r.register(_LogLines())
         ProcessCollector(registry=r)
 

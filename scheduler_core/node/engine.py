@@ -10,7 +10,10 @@ from scheduler_core.base.config import EngineSettings, TaskSettings
 from scheduler_core.base.events import NODE_DRAINING, NODE_STARTED, NODE_STOPPED, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
+from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.notify.notifier import Notifier
 from scheduler_core.node.dispatch.limiter import TargetLimiter
+from scheduler_core.node.loops.alerts import AlertKeeper
 from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
 from scheduler_core.node.loops.heartbeat import ClockSync
 from scheduler_core.node.loops.operations import OperationCarrier
@@ -43,7 +46,9 @@ class Engine:
         *,
         task_settings: TaskSettings | None = None,
         sole: bool = False,
+        guard: AddressGuard | None = None,
     ) -> None:
+        """``guard``: decides to which addresses e-mails may be sent; None: the default one."""
         shards = store if isinstance(store, Shards) else Shards.of_one(store)
         self._deliverer = deliverer
         timekeeper = ClockSync(clock, metrics)
@@ -71,12 +76,15 @@ class Engine:
         self._catalogue_sweeper = CatalogueSweeper(shards, clock, metrics)
         self._operation_carrier = OperationCarrier(self.node, shards, clock, metrics)
         self._statistics = StatisticsWriter(self.node.id, first.store.statistics_store(), clock, metrics)
+        notifier = Notifier(deliverer, guard or AddressGuard(), base_url=settings.public_url or "")
+        self._alert_keeper = AlertKeeper(self.node, shards, clock, metrics, notifier)
         self._of_all: tuple[Service, ...] = (
             self._task_batcher,
             self._task_wakeups,
             self._catalogue_sweeper,
             self._operation_carrier,
             self._statistics,
+            self._alert_keeper,
         )
         for service in self._of_all:
             service.shard = first.number if len(shards) > 1 else None
@@ -137,6 +145,7 @@ class Engine:
         await self._task_wakeups.stop()
         await self._catalogue_sweeper.stop()
         await self._operation_carrier.stop()
+        await self._alert_keeper.stop()
         task_batches = asyncio.create_task(self._task_batcher.finish(grace_seconds=grace, settle_seconds=FLUSH_SECONDS))
         await self.node.slots.drain(self.node.clock, grace)
         left = list(self.node.in_flight)

@@ -28,6 +28,8 @@ LOOK_AGAIN_MS: Final = 60_000
 """How often a job is examined while nothing would list it as changed when its condition ends."""
 LATE_AGAIN_MS: Final = 5_000
 TEXT_CHARACTERS: Final = 300
+UNREADABLE: Final = 0
+"""``JobAlerts.created_at_ms`` of a job whose definition could not be read."""
 
 
 class Kind(StrEnum):
@@ -131,7 +133,7 @@ def seen_of(record: Record) -> Seen:
 
 def examine(rules: Sequence[Rule], facts: Facts, before: JobAlerts | None, *, now_ms: int) -> Examined:
     """Return what changed for these rules, which all apply to the job."""
-    if before is None or before.created_at_ms != facts.created_at_ms:
+    if before is None or before.created_at_ms not in (facts.created_at_ms, UNREADABLE):
         before = JobAlerts(facts.created_at_ms)
     examination = _Examination(rules, facts, before, now_ms)
     examination.read_history()

@@ -14,7 +14,7 @@ import msgspec
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import JobNotFound, ScheduleNotFound, WrongStatus
 from scheduler_core.model.alerts import Book, Finding, JobAlerts, On, Rule
-from scheduler_core.model.catalogue import schedule_id_of
+from scheduler_core.model.catalogue import schedule_id_of, tried_target_of
 from scheduler_core.plan.alerts import (
     Examined,
     Facts,
@@ -149,7 +149,7 @@ class ShardSweep:
         findings: list[Finding] = []
         for listed, stored in zip(page, await self._store.read_many(ids), strict=True):
             before, tail = known[listed.job_id], tails[listed.job_id]
-            if not exists(stored):
+            if not exists(stored) or tried_target_of(listed.job_id) is not None:  # the try of a target is not a job
                 kept.append(Kept(listed, None, None, False))
                 continue
             if before is not None and stored.snapshot.job is not None:

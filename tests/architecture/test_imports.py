@@ -58,6 +58,7 @@ DOORS = {
     "kombu": (),
     "httpx": ("scheduler_core.delivery", "scheduler_api"),  # in the API: the client of a server, cronpost jobs
     "httptools": ("scheduler_core.delivery", "scheduler_api"),
+    "aiosmtplib": ("scheduler_core.delivery.notify",),
     "aiodns": ("scheduler_core.delivery",),
     "pycares": (),
     "aiohappyeyeballs": ("scheduler_core.delivery",),

@@ -19,7 +19,7 @@ from scheduler_core.store.loop import Claim
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.codec import encode_job, encode_state
 from scheduler_core.store.redis.documents import decode_rows
-from scheduler_core.store.redis.keys import Keys
+from scheduler_core.store.redis.keys import KEY_TYPES, Keys
 from scheduler_core.store.redis.settlements import score
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import ShardStore
@@ -53,6 +53,7 @@ def check_keys(content: dict[str, Any]) -> None:
     known |= {KEYS.pauses, KEYS.answers, KEYS.answered, KEYS.suspects, KEYS.retrying, KEYS.children, *KEYS.record_keys}
     known |= {KEYS.operations, KEYS.open_operations, KEYS.health, KEYS.set_aside}
     known |= {KEYS.events, KEYS.listening}
+    known |= {KEYS.named(name) for name in KEY_TYPES if name.startswith("alert_")}
     families = (
         KEYS.history(""),
         KEYS.failures(""),

@@ -62,16 +62,8 @@ class Connector:
 
     async def connect(self, origin: Origin, factory: Callable[[], P]) -> P:
         """Open a connection to ``origin`` and return its protocol. Raises httpx.ConnectError or a subclass."""
-        addresses = self._allowed(await self._resolver.resolve(origin.host), origin)
-        for own in self._guard.own_names(origin.port):
-            addresses = await self._without_own(addresses, own)
+        connected = await self.open_socket(origin)
         loop = asyncio.get_running_loop()
-        try:
-            connected = await aiohappyeyeballs.start_connection(
-                addresses, happy_eyeballs_delay=FALLBACK_DELAY_SECONDS if len(addresses) > 1 else None
-            )
-        except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError for some addresses
-            raise httpx.ConnectError(f"cannot connect to {origin.host} port {origin.port}: {_reason(error)}") from error
         try:
             if not origin.tls:
                 _, protocol = await loop.create_connection(factory, sock=connected)
@@ -90,6 +82,18 @@ class Connector:
                 raise TlsFailed(f"{origin.host} closed the connection during the TLS handshake") from error
             raise httpx.ConnectError(f"cannot connect to {origin.host} port {origin.port}: {_reason(error)}") from error
         return protocol
+
+    async def open_socket(self, origin: Origin) -> socket.socket:
+        """Return a socket that is connected to ``origin``, without TLS. Raises httpx.ConnectError or a subclass."""
+        addresses = self._allowed(await self._resolver.resolve(origin.host), origin)
+        for own in self._guard.own_names(origin.port):
+            addresses = await self._without_own(addresses, own)
+        try:
+            return await aiohappyeyeballs.start_connection(
+                addresses, happy_eyeballs_delay=FALLBACK_DELAY_SECONDS if len(addresses) > 1 else None
+            )
+        except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError for some addresses
+            raise httpx.ConnectError(f"cannot connect to {origin.host} port {origin.port}: {_reason(error)}") from error
 
     async def _without_own(self, addresses: list[AddressInfo], own: OwnEndpoint) -> list[AddressInfo]:
         """Remove the addresses to which the name of an own endpoint resolves now."""

@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 from scheduler_core.delivery.base import Deliverer, Environment, TargetKind
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.http.validate import check_allowed, check_headers, check_url
+from scheduler_core.model.alerts import MAX_CHANNELS
 
 OTHER_DESCRIPTORS: Final = 256
 """File descriptors of a node that are no connections to targets."""
@@ -37,7 +38,8 @@ class HttpKind(TargetKind):
         return HttpClient(
             clock=environment.clock,
             guard=environment.guard,
-            max_connections=connections_for(2 * settings.max_in_flight),  # as many for one-off tasks as for jobs
+            # As many for one-off tasks as for jobs, and one for each channel of alerts.
+            max_connections=connections_for(2 * settings.max_in_flight + MAX_CHANNELS),
             read_limit_bytes=settings.read_limit_bytes,
             keep_bytes=settings.keep_bytes,
             sign_keys=settings.sign_keys,

@@ -166,7 +166,7 @@ class RedisSweep:
 
     async def save(self, kept: Sequence[Kept], findings: Sequence[Finding], *, version: int, progress: bytes) -> Saved:
         args = SaveArgs(
-            version=version, progress=progress, findings=_encode([_encode(finding) for finding in findings])
+            version=version, progress=progress, findings=_encode([_encode_text(finding) for finding in findings])
         )
         items = [
             Item(
@@ -202,7 +202,7 @@ class RedisSweep:
         for row in rows:
             number, _, encoded = row.partition(b" ")
             try:
-                found.append(NumberedFinding(int(number), msgspec.msgpack.decode(encoded, type=Finding)))
+                found.append(NumberedFinding(int(number), msgspec.json.decode(encoded, type=Finding)))
             except (msgspec.MsgspecError, ValueError):
                 if number.isdigit():
                     found.append(NumberedFinding(int(number), None))
@@ -276,6 +276,11 @@ class RedisOutbox:
                 stored: list[Any] = await self._client.hmget(self._keys.alert_messages, part)
                 found += [message for one in stored if (message := _message(one)) is not None]
         return found
+
+
+def _encode_text(finding: Finding) -> str:
+    """Encode a finding as text: the msgpack of Lua reads no bytes."""
+    return msgspec.json.encode(finding).decode()
 
 
 def _whole(stored: bytes | None) -> int:

@@ -13,7 +13,7 @@
 -- ARGV
 --   1 version   count: that the caller read
 --   2 progress  bytes: to store
---   3 findings  msgpack: an array of findings, each bytes
+--   3 findings  msgpack: an array of findings, each text
 --   then for each job, at most 1000
 --   * job_id    text
 --   * score     score: in `changed` when the caller read it; empty: it was not listed

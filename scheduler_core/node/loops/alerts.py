@@ -1,0 +1,228 @@
+"""Examines jobs for the alert rules and sends messages, on one node of the fleet at a time.
+
+The node with the lease sweeps all shards every ``PERIOD_SECONDS`` and sends what waits in between. A node that dies
+leaves its lease, which ends after ``LEASE_MS``; the next node goes on from what is stored. While no rule exists and no
+message waits, each node reads one number per period.
+
+Sweeping and sending have no part in a fire: each channel has one slot of its own, beside the
+slots of runs, and the HTTP client has connections for them. A channel that hangs delays only itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from scheduler_core.base.clock import RedisClock
+from scheduler_core.base.errors import StoreError
+from scheduler_core.base.events import (
+    ALERT_BOOK_FAULT,
+    ALERT_NOT_SENT,
+    ALERT_SENT,
+    ALERTS_FOUND,
+    SERVICE_FAILED,
+    get_logger,
+)
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.delivery.notify.notifier import Notifier
+from scheduler_core.model.alerts import Book, Message, MessageState
+from scheduler_core.node.loops.service import Service
+from scheduler_core.node.node import Node
+from scheduler_core.plan.alert_messages import next_of_channels
+from scheduler_core.store.shards import Shards, ShardStore
+from scheduler_core.usecases.alert_outbox import AlertOutbox, Overtaken
+from scheduler_core.usecases.alert_sweep import ShardSweep
+from scheduler_core.usecases.job_targets import JobTargets
+from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.schedules import ScheduleService
+
+log = get_logger(__name__)
+
+PERIOD_SECONDS = 5.0
+TICK_SECONDS = 1.0
+"""How often the node with the lease looks for messages that are due."""
+LEASE_MS = 15_000
+MORE_SECONDS = 0.2
+"""The pause between two turns while jobs are left to be examined."""
+
+
+class AlertKeeper(Service):
+    """The alerts of all shards."""
+
+    name = "alerts"
+
+    def __init__(
+        self, node: Node, shards: Shards[ShardStore], clock: RedisClock, metrics: Metrics, notifier: Notifier
+    ) -> None:
+        super().__init__(clock, metrics)
+        self._node = node
+        self._shards = shards
+        self._redis_clock = clock
+        self._notifier = notifier
+        self._book_store = shards.lead.alert_book()
+        self._lease = shards.lead.outbox()
+        self.outbox = AlertOutbox(shards, clock)
+        targets = JobTargets(shards, clock)
+        schedules = ScheduleService(shards, clock, metrics)
+        self._sweeps = [
+            ShardSweep(one, JobService(one, clock, metrics, targets=targets), schedules, clock) for one in shards.all
+        ]
+        self._book = Book(version=-1)
+        self._armed: dict[int, int] = {}
+        """The version of the book for which each shard was armed or disarmed."""
+        self._swept_at: float | None = None
+        self._lease_until = 0.0
+        self._sending: dict[int, asyncio.Task[None]] = {}
+        """By channel."""
+        self._more = False
+
+    async def run_once(self) -> None:
+        if self.has_lease or self._more:
+            await self.clock.sleep(MORE_SECONDS if self._more else TICK_SECONDS)
+        else:
+            await self.clock.sleep(PERIOD_SECONDS)
+        await self.step()
+
+    @property
+    def has_lease(self) -> bool:
+        """Whether no other node can have the lease yet."""
+        return self.clock.monotonic() < self._lease_until
+
+    async def step(self) -> None:
+        """Sweep if it is time, and start to send what is due."""
+        now = self.clock.monotonic()
+        if self._more or not self.has_lease or self._swept_at is None or now - self._swept_at >= PERIOD_SECONDS:
+            self._more = False
+            if not self._node.holds_lease() or self._redis_clock.in_doubt:
+                return  # Redis does not accept heartbeats; or every job may look late after a jump of the clock
+            self._swept_at = now
+            try:
+                if not await self._take():
+                    return
+                await self.sweep()
+            except Overtaken:
+                await self.outbox.load()
+        if self.has_lease:
+            self.send_due()
+
+    async def _take(self) -> bool:
+        """Take or prolong the lease if there is work; return whether this node has it."""
+        version = await self._book_store.version()
+        if version != self._book.version:
+            self._book = await self._book_store.read()
+            for fault in self._book.faults:
+                log.error(ALERT_BOOK_FAULT, detail=fault)
+        if not version:
+            return False  # no rule was ever stored
+        disarmed = not self._book.rules and all(self._armed.get(one) == version for one in range(len(self._shards)))
+        if disarmed and not (self.has_lease and (self.outbox.waiting or self._sending)):
+            self._lease_until = 0.0
+            return False
+        had, asked = self.has_lease, self.clock.monotonic()
+        now_ms = self.clock.now_ms()
+        if not await self._lease.take(node=self._node.id, now_ms=now_ms, until_ms=now_ms + LEASE_MS):
+            self._lease_until = 0.0
+            return False
+        self._lease_until = asked + LEASE_MS / 1000
+        if not had:
+            await self.outbox.load()
+        return True
+
+    async def sweep(self) -> None:
+        """Examine a bounded number of jobs of each shard, and turn what is found into messages. Raises Overtaken."""
+        book = self._book
+        fault: StoreError | None = None
+        results = await asyncio.gather(
+            *(self._sweep_shard(number, book) for number in range(len(self._sweeps))), return_exceptions=True
+        )
+        for number, result in enumerate(results):
+            if isinstance(result, StoreError):
+                fault = result if number == 0 else fault
+                self.metrics.store_faults.labels(result.code).inc()
+            elif isinstance(result, BaseException):
+                raise result
+        if fault is not None:
+            raise fault
+        await self.outbox.drop_without_receiver(book)
+        found = await self.outbox.collect(book)
+        if found:
+            log.info(ALERTS_FOUND, count=found, waiting=len(self.outbox.waiting))
+        self.metrics.alerts_waiting.set(len(self.outbox.waiting))
+
+    async def _sweep_shard(self, number: int, book: Book) -> None:
+        if self._armed.get(number) != book.version:
+            # Also on another node, and again after a crash: arming twice changes nothing.
+            await self._shards.all[number].sweep_store().arm(on=bool(book.rules))
+            self._armed[number] = book.version
+        if book.rules:
+            turn = await self._sweeps[number].turn(book)
+            self._more = self._more or turn.more
+
+    def send_due(self) -> None:
+        """Start to send the next message of each channel that is due."""
+        now_ms = self.clock.now_ms()
+        for channel, message in next_of_channels(self.outbox.waiting.values()).items():
+            if channel in self._sending or message.next_ms > now_ms or channel not in self._book.channels:
+                continue
+            self.outbox.busy.add(message.id)
+            task = asyncio.create_task(self._send(message), name=f"cronpost alert {message.id}")
+            self._sending[channel] = task
+
+    async def sent(self) -> None:
+        """Wait until every attempt that was started has ended and is stored."""
+        while self._sending:
+            await asyncio.wait(set(self._sending.values()))
+
+    async def _send(self, message: Message) -> None:
+        channel = self._book.channels[message.channel]
+        try:
+            result = await self._notifier.send(channel, message, lambda: self.has_lease)
+            if not self.has_lease:
+                return  # another node sends it, with the same id
+            after = await self.outbox.record(
+                message,
+                sent=result.sent,
+                refused=result.refused,
+                text=result.text,
+                retry_after_ms=result.retry_after_ms,
+            )
+            outcome = "sent" if result.sent else "retried" if after.state is MessageState.WAITING else "failed"
+            self.metrics.alerts.labels(channel.kind.value, outcome).inc()
+            self.metrics.alerts_waiting.set(len(self.outbox.waiting))
+            event = log.info if result.sent else log.warning
+            event(
+                ALERT_SENT if result.sent else ALERT_NOT_SENT,
+                message=message.id,
+                rule=message.rule,
+                channel=channel.id,
+                count=message.count,
+                attempt=after.attempts,
+                detail=result.text,
+            )
+        except (StoreError, Overtaken):
+            self._lease_until = 0.0  # what was sent is not recorded: read it again, and send it again if need be
+        except Exception:
+            self.metrics.service_faults.labels(self.name).inc()
+            log.exception(SERVICE_FAILED, service=self.name)
+            self._lease_until = 0.0
+        finally:
+            self.outbox.busy.discard(message.id)
+            self._sending.pop(message.channel, None)
+            if self.has_lease:
+                self.send_due()
+
+    async def stop(self) -> None:
+        """Stop, cut requests that are open, and release the lease, so that another node goes on at once."""
+        await super().stop()
+        had = self.has_lease
+        self._lease_until = 0.0
+        for task in list(self._sending.values()):
+            task.cancel()
+        if self._sending:
+            await asyncio.wait(set(self._sending.values()))
+        self._sending.clear()
+        await self._notifier.aclose()
+        if had:
+            try:
+                await self._lease.take(node=self._node.id, now_ms=self.clock.now_ms(), until_ms=0)
+            except StoreError:
+                return  # it ends by itself

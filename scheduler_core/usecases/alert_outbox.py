@@ -1,0 +1,143 @@
+"""Collects the findings of all shards into messages, and records how their attempts ended.
+
+Holds the waiting messages in memory while this node has the lease. Each change is stored against the version of the
+messages that it was planned from: of two nodes that collect the same findings, one stores them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from scheduler_core.base.clock import Clock
+from scheduler_core.base.errors import StoreError
+from scheduler_core.model.alerts import Book, Finding, Message
+from scheduler_core.model.run import random_run_id
+from scheduler_core.plan.alert_messages import Key, add_findings, after_attempt, key_of, without_receiver
+from scheduler_core.store.shards import Shards, ShardStore
+
+COLLECTED = 1_000
+"""The most findings of one shard that are collected at once."""
+MOST_WAITING = 5_000
+"""While so many messages wait, no findings are collected."""
+POSTED = 500
+"""The most messages that one step changes."""
+
+
+class Overtaken(Exception):
+    """Another node changed the messages: what this one knows of them is out of date."""
+
+
+class AlertOutbox:
+    """The messages that wait to be sent, as the node with the lease knows them."""
+
+    def __init__(self, shards: Shards[ShardStore], clock: Clock) -> None:
+        self._shards = shards
+        self._store = shards.lead.outbox()
+        self._clock = clock
+        self._version = 0
+        self._positions: list[int] = []
+        self._latest: dict[Key, int] = {}
+        self._made = 0
+        self._lock = asyncio.Lock()
+        self.waiting: dict[str, Message] = {}
+        self.busy: set[str] = set()
+        """Ids of messages that are being sent."""
+
+    async def load(self) -> None:
+        """Read everything. Call it when the lease was taken, and after ``Overtaken``."""
+        async with self._lock:
+            self._version, self._positions = await self._store.position(len(self._shards))
+            self.waiting = {one.id: one for one in await self._store.waiting()}
+            self._latest = {key_of(one): one.next_ms for one in self.waiting.values()}
+
+    async def collect(self, book: Book) -> int:
+        """Turn findings of all shards into messages; return how many findings. Shards that are away are left out.
+
+        Raises Overtaken.
+        """
+        async with self._lock:
+            if len(self.waiting) >= MOST_WAITING:
+                return 0
+            found: list[Finding] = []
+            reached: dict[int, int] = {}
+            for number, shard in enumerate(self._shards.all):
+                try:
+                    page = await shard.sweep_store().findings(after=self._positions[number], limit=COLLECTED)
+                except StoreError:
+                    if shard is self._shards.lead:
+                        raise
+                    continue
+                found += [one.finding for one in page if one.finding is not None]
+                if page:
+                    reached[number] = page[-1].number
+            if not reached:
+                return 0
+            messages = add_findings(
+                book,
+                self.waiting,
+                sorted(found, key=lambda one: one.at_ms),
+                latest=self._latest,
+                busy=self.busy,
+                now_ms=self._clock.now_ms(),
+                new_id=self._new_id,
+            )
+            await self._post(messages, reached)
+            for message in messages:
+                self._latest[key_of(message)] = message.next_ms
+            if len(self._latest) > 2 * MOST_WAITING:
+                self._latest.clear()  # only the grouping forgets
+            for number, position in reached.items():
+                self._positions[number] = position
+        for number, position in reached.items():
+            # A crash before this leaves findings that are collected; the next collection passes over them.
+            await self._shards.all[number].sweep_store().drop_findings(up_to=position)
+        return len(found)
+
+    def _new_id(self, now_ms: int) -> str:
+        """Return the id of a message: ids sort by time, and within a millisecond in the order of this node."""
+        self._made = (self._made + 1) % 1_000
+        text = random_run_id(now_ms)
+        return f"msg_{text[:10]}{self._made:03}{text[13:]}"
+
+    async def record(
+        self, message: Message, *, sent: bool, refused: bool, text: str, retry_after_ms: int | None = None
+    ) -> Message:
+        """Store how an attempt ended; return the message as it is now. Raises Overtaken."""
+        async with self._lock:
+            after = after_attempt(
+                message,
+                sent=sent,
+                refused=refused,
+                text=text,
+                retry_after_ms=retry_after_ms,
+                now_ms=self._clock.now_ms(),
+            )
+            await self._post([after], {})
+            return after
+
+    async def drop_without_receiver(self, book: Book) -> None:
+        """Record the messages whose rule or channel was deleted as failed. Raises Overtaken."""
+        async with self._lock:
+            now_ms = self._clock.now_ms()
+            gone = [
+                without_receiver(
+                    one,
+                    "the channel was deleted" if one.channel not in book.channels else "the rule was deleted",
+                    now_ms=now_ms,
+                )
+                for one in self.waiting.values()
+                if (one.channel not in book.channels or one.rule not in book.rules) and one.id not in self.busy
+            ]
+            for start in range(0, len(gone), POSTED):
+                await self._post(gone[start : start + POSTED], {})
+
+    async def _post(self, messages: Sequence[Message], positions: dict[int, int]) -> None:
+        if not await self._store.post(messages, version=self._version, positions=positions):
+            raise Overtaken
+        self._version += 1
+        for one in messages:
+            if one.ended_at_ms:
+                self.waiting.pop(one.id, None)
+            else:
+                self.waiting[one.id] = one

@@ -1,0 +1,352 @@
+"""The alerts of a fleet: what the rules report, once for each change, and how messages are sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from scheduler_core.model.alerts import MISS_QUIET_MS, MessageState, On
+from scheduler_core.model.run import MissReason
+from scheduler_core.plan.alert_messages import TRIES_WHEN_REFUSED
+from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.triggers.trigger import CronSpec
+from tests.support.alerts import FAILED, REFUSED, SENT, Fleet
+from tests.support.factories import EVERY_10_SECONDS, answered, make_job
+from tests.support.stores import KEYS, dump, opened, until
+
+MINUTE = 60_000
+
+
+@pytest.fixture
+async def redis_and_store(redis_url: str) -> AsyncIterator[tuple[RedisStore, Redis]]:
+    async with opened(redis_url) as found:
+        yield found
+
+
+@pytest.fixture
+async def fleet(redis_and_store: tuple[RedisStore, Redis]) -> Fleet:
+    fleet = Fleet(redis_and_store[0])
+    await fleet.node.start()
+    return fleet
+
+
+@pytest.fixture
+def redis(redis_and_store: tuple[RedisStore, Redis]) -> Redis:
+    return redis_and_store[1]
+
+
+async def test_a_failure_is_reported_once_and_its_end_too(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE, On.RECOVERY)
+    await fleet.add("a")
+    await fleet.fail("a")
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
+    await fleet.fail("a", times=2)
+    assert await fleet.sweep() == []
+    await fleet.run("a")
+    assert await fleet.sweep() == [(On.RECOVERY, ["a"])]
+    await fleet.run("a")
+    assert await fleet.sweep() == []
+    await fleet.fail("a")
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
+
+
+async def test_a_failure_that_ends_between_two_sweeps_is_reported_with_its_end(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE, On.RECOVERY)
+    await fleet.add("a")
+    await fleet.fail("a")
+    await fleet.run("a")
+    await fleet.fail("a")
+    await fleet.run("a")
+    assert await fleet.sweep() == [(On.FAILURE, ["a", "a"]), (On.RECOVERY, ["a", "a"])]
+
+
+async def test_only_the_nth_failure_in_a_row_is_reported(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE, On.RECOVERY, after_failures=3)
+    await fleet.add("a")
+    await fleet.fail("a", times=2)
+    await fleet.run("a")
+    await fleet.fail("a", times=2)
+    assert await fleet.sweep() == []
+    await fleet.fail("a")
+    (message,) = [await fleet.sweep()]
+    assert message == [(On.FAILURE, ["a"])]
+
+
+async def test_a_rule_applies_to_jobs_with_its_labels(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE, labels={"team": "billing", "env": None})
+    await fleet.add("a", labels={"team": "billing", "env": "live"})
+    await fleet.add("b", labels={"team": "billing"})
+    await fleet.add("c", labels={"team": "search", "env": "live"})
+    await fleet.fail("a", "b", "c")
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
+
+
+async def test_many_failures_share_a_message_that_names_the_first(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE)
+    ids = [f"job-{number:02}" for number in range(25)]
+    await fleet.add(*ids)
+    await fleet.fail(*ids)
+    assert len(await fleet.sweep()) == 1
+    (message,) = await fleet.service.sent(before="", limit=10)
+    assert (message.count, len(message.jobs)) == (25, 20)
+    assert [one.job_id for one in message.jobs] == ids[:20]
+
+
+async def test_further_failures_wait_for_the_time_between_two_messages(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE, group_ms=30_000)
+    await fleet.add("a", "b", "c")
+    await fleet.fail("a")
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
+    await fleet.fail("b")
+    assert await fleet.sweep() == []
+    await fleet.fail("c")
+    assert await fleet.sweep() == []
+    assert await fleet.sweep(after_ms=30_000) == [(On.FAILURE, ["b", "c"])]
+
+
+async def test_states_from_before_a_rule_are_not_reported_but_their_end_is(fleet: Fleet) -> None:
+    await fleet.add("a", "b")
+    await fleet.fail("a", times=3)
+    fleet.clock.advance(1_000)
+    await fleet.rule(On.FAILURE, On.RECOVERY)
+    await fleet.fail("a")
+    await fleet.fail("b")
+    assert await fleet.sweep() == [(On.FAILURE, ["b"])]
+    await fleet.run("a")
+    assert await fleet.sweep() == [(On.RECOVERY, ["a"])]
+
+
+async def test_a_missed_fire_time_is_reported_and_further_ones_together_an_hour_later(fleet: Fleet) -> None:
+    await fleet.rule(On.MISS)
+    await fleet.add("a", trigger=EVERY_10_SECONDS)
+    fleet.clock.advance(10_000)
+    await fleet.node.beat()
+    await fleet.node.claim()
+    fleet.clock.advance(25_000)  # two fire times pass while the request is open
+    await fleet.node.beat()
+    await fleet.node.answer(answered(200))
+    await fleet.node.settle()
+    assert await fleet.sweep(after_ms=1) == [(On.MISS, ["a"])]
+
+
+async def test_planned_misses_are_reported_only_if_the_rule_names_them(fleet: Fleet) -> None:
+    await fleet.rule(On.MISS)
+    named = await fleet.rule(On.MISS, miss_reasons=(MissReason.PAUSED,))
+    await fleet.add("a", trigger=EVERY_10_SECONDS)
+    await fleet.jobs.pause("a")
+    fleet.clock.advance(60_000)
+    await fleet.jobs.resume("a")
+    assert await fleet.sweep() == [(On.MISS, ["a"])]
+    assert [one.rule for one in await fleet.service.sent(before="", limit=10)] == [named.id]
+
+
+async def test_a_job_that_never_ran_is_reported_when_it_had_no_success_for_too_long(fleet: Fleet) -> None:
+    await fleet.rule(On.NO_SUCCESS, On.RECOVERY, no_success_ms=10 * MINUTE)
+    await fleet.add("a", "b", created_at_ms=0)
+    assert await fleet.sweep() == []
+    await fleet.live(6 * MINUTE)
+    await fleet.run("b")
+    assert await fleet.sweep(after_ms=5 * MINUTE) == [(On.NO_SUCCESS, ["a"])]
+    assert await fleet.sweep() == []
+    await fleet.run("a")
+    assert await fleet.sweep(after_ms=MINUTE) == [(On.RECOVERY, ["a"])]
+
+
+async def test_the_dead_mans_switch_does_not_count_pauses(fleet: Fleet) -> None:
+    await fleet.rule(On.NO_SUCCESS, no_success_ms=10 * MINUTE)
+    await fleet.add("a")
+    assert await fleet.sweep() == []
+    await fleet.jobs.pause("a")
+    assert await fleet.sweep() == []
+    assert await fleet.sweep(after_ms=60 * MINUTE) == []
+    await fleet.jobs.resume("a")
+    assert await fleet.sweep() == []
+    assert await fleet.sweep(after_ms=9 * MINUTE) == []
+    assert await fleet.sweep(after_ms=2 * MINUTE) == [(On.NO_SUCCESS, ["a"])]
+
+
+async def test_the_dead_mans_switch_does_not_count_a_time_without_nodes(fleet: Fleet) -> None:
+    await fleet.rule(On.NO_SUCCESS, no_success_ms=10 * MINUTE)
+    await fleet.add("a")
+    assert await fleet.sweep() == []
+    await fleet.node.beat()
+    fleet.clock.advance(60 * MINUTE)
+    await fleet.node.start()  # the first heartbeat after an hour
+    assert await fleet.sweep() == []
+    assert await fleet.sweep(after_ms=8 * MINUTE) == []
+    assert await fleet.sweep(after_ms=3 * MINUTE) == [(On.NO_SUCCESS, ["a"])]
+
+
+async def test_a_new_dead_mans_switch_finds_the_jobs_that_exist(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE)
+    await fleet.add("a", "b")
+    assert await fleet.sweep() == []
+    await fleet.rule(On.NO_SUCCESS, no_success_ms=10 * MINUTE)
+    assert await fleet.sweep() == []
+    assert await fleet.sweep(after_ms=10 * MINUTE) == [(On.NO_SUCCESS, ["a", "b"])]
+
+
+async def test_a_job_that_is_due_and_not_started_is_late(fleet: Fleet) -> None:
+    await fleet.rule(On.LATE, On.RECOVERY, late_after_ms=30_000)
+    await fleet.add("a", trigger=EVERY_10_SECONDS)
+    assert await fleet.sweep(after_ms=10_000) == []
+    assert await fleet.sweep(after_ms=30_000) == []
+    assert await fleet.sweep() == [(On.LATE, ["a"])]
+    assert await fleet.sweep() == []
+    await fleet.run_due()
+    assert await fleet.sweep() == [(On.RECOVERY, ["a"])]
+
+
+async def test_a_quarantined_job_is_reported(fleet: Fleet, redis: Redis) -> None:
+    await fleet.rule(On.QUARANTINE, On.RECOVERY)
+    await fleet.add("a", trigger=EVERY_10_SECONDS)
+    good = await redis.hget(KEYS.jobs, "a")
+    await redis.hset(KEYS.jobs, "a", b"\xc1")
+    fleet.clock.advance(10_000)
+    await fleet.node.beat()
+    await fleet.node.claim()
+    await fleet.node.settle()
+    assert await fleet.sweep() == [(On.QUARANTINE, ["a"])]
+    await redis.hset(KEYS.jobs, "a", good)
+    await fleet.jobs.resume("a")
+    assert await fleet.sweep() == [(On.RECOVERY, ["a"])]
+
+
+async def test_a_rule_pauses_a_job_after_failures_in_a_row_and_reports_it(fleet: Fleet) -> None:
+    rule = await fleet.rule(On.AUTO_PAUSE, pause_after_failures=3)
+    await fleet.add("a", "b")
+    await fleet.fail("a", times=3)
+    await fleet.fail("b", times=2)
+    assert await fleet.sweep() == [(On.AUTO_PAUSE, ["a"])]
+    view = await fleet.jobs.get("a")
+    assert view.state.pause is not None
+    assert view.state.pause.note == f"alert rule {rule.id}: 3 failures in a row"
+    assert (await fleet.jobs.get("b")).state.paused_at_ms is None
+    await fleet.jobs.resume("a")
+    await fleet.fail("a", times=2)
+    assert await fleet.sweep() == []
+    await fleet.fail("a")
+    assert await fleet.sweep() == [(On.AUTO_PAUSE, ["a"])]
+
+
+async def test_a_job_that_somebody_paused_is_not_paused_again(fleet: Fleet) -> None:
+    await fleet.rule(On.AUTO_PAUSE, pause_after_failures=2)
+    await fleet.add("a")
+    await fleet.fail("a", times=2)
+    await fleet.jobs.pause("a", note="mine")
+    assert await fleet.sweep() == []
+
+
+async def test_a_message_is_tried_again_with_the_same_id_until_it_is_sent(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE)
+    await fleet.add("a", "b")
+    await fleet.fail("a")
+    fleet.notifier.answer = lambda channel, message: FAILED
+    first = await fleet.sweep()
+    assert first == [(On.FAILURE, ["a"])]
+    await fleet.fail("b")
+    await fleet.sweep()
+    fleet.notifier.answer = lambda channel, message: SENT
+    assert await fleet.sweep(after_ms=20_000) == [(On.FAILURE, ["a"]), (On.FAILURE, ["b"])]
+    sent = await fleet.service.sent(before="", limit=10)
+    assert [(one.state, one.result) for one in sent] == [(MessageState.SENT, "the answer was 200")] * 2
+
+
+async def test_a_message_that_is_refused_again_and_again_fails(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE)
+    await fleet.add("a")
+    await fleet.fail("a")
+    fleet.notifier.answer = lambda channel, message: REFUSED
+    for _ in range(TRIES_WHEN_REFUSED + 2):
+        await fleet.sweep(after_ms=10 * MINUTE)
+    (message,) = await fleet.service.sent(before="", limit=10)
+    assert (message.state, message.attempts) == (MessageState.FAILED, TRIES_WHEN_REFUSED)
+
+
+async def test_a_channel_that_hangs_delays_no_other(fleet: Fleet) -> None:
+    slow, fast = await fleet.channel(), await fleet.channel()
+    await fleet.rule(On.FAILURE, channels=[slow.id, fast.id])
+    await fleet.add("a")
+    await fleet.fail("a")
+    fleet.notifier.hung[slow.id] = asyncio.Event()
+    fleet.clock.advance(5_000)
+    fleet.keeper._node.beat_taken(fleet.clock.monotonic())
+    await fleet.keeper.step()
+    await until(lambda: bool(fleet.notifier.tried))
+    assert [channel for channel, _ in fleet.notifier.tried] == [fast.id]
+    fleet.notifier.hung.pop(slow.id).set()
+    await fleet.keeper.sent()
+    assert [channel for channel, _ in fleet.notifier.tried] == [fast.id, slow.id]
+
+
+async def test_another_node_goes_on_after_a_failover(fleet: Fleet) -> None:
+    await fleet.rule(On.FAILURE, On.RECOVERY)
+    await fleet.add("a", "b")
+    await fleet.fail("a")
+    other = fleet.new_keeper()
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
+    await fleet.run("a")
+    await fleet.fail("b")
+    assert await fleet.sweep(other) == []  # the first node has the lease
+    await fleet.fail_over()
+    assert sorted(await fleet.sweep()) == [(On.FAILURE, ["b"]), (On.RECOVERY, ["a"])]
+
+
+async def test_without_a_rule_nothing_is_listed_and_nothing_stays(fleet: Fleet, redis: Redis) -> None:
+    await fleet.add("a")
+    await fleet.fail("a")
+    assert await fleet.sweep() == []
+    assert not any("alerts" in key or key.endswith("index:changed") for key in await dump(redis))
+    rule = await fleet.rule(On.FAILURE)
+    await fleet.fail("a")
+    await fleet.sweep()
+    await fleet.service.delete_rule(rule.id)
+    await fleet.fail("a")
+    await fleet.sweep()
+    left = {key for key in await dump(redis) if "alerts" in key or key.endswith("index:changed")}
+    assert left <= {KEYS.alert_book, KEYS.alert_outbox, KEYS.alert_messages, KEYS.alert_sent, KEYS.alert_sweep}
+
+
+async def test_a_deleted_job_leaves_nothing_and_begins_anew(fleet: Fleet, redis: Redis) -> None:
+    await fleet.rule(On.FAILURE)
+    await fleet.add("a")
+    await fleet.fail("a")
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
+    assert (await fleet.service.alarming(after="", limit=10))[0].job_id == "a"
+    await fleet.jobs.delete("a")
+    assert await fleet.sweep() == []
+    assert await redis.hlen(KEYS.alert_jobs) == 0
+    assert await fleet.service.alarming(after="", limit=10) == []
+    await fleet.jobs.upsert(make_job("a", trigger=CronSpec("0 0 15 6 *"), created_at_ms=fleet.clock.now_ms()))
+    await fleet.fail("a")
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
+
+
+async def test_a_deleted_rule_reports_nothing_more_and_a_changed_one_only_what_follows(fleet: Fleet) -> None:
+    rule = await fleet.rule(On.FAILURE)
+    other = await fleet.rule(On.FAILURE)
+    await fleet.add("a", "b")
+    await fleet.fail("a")
+    fleet.clock.advance(1)
+    await fleet.service.change_rule(rule.id, lambda old: replace(old, labels={"team": None}))
+    await fleet.service.delete_rule(other.id)
+    assert await fleet.sweep() == []
+    await fleet.service.change_rule(rule.id, lambda old: replace(old, labels={}))
+    await fleet.fail("b")
+    assert await fleet.sweep() == [(On.FAILURE, ["b"])]
+
+
+async def test_misses_that_were_counted_are_reported_after_the_quiet_time(fleet: Fleet) -> None:
+    await fleet.rule(On.MISS, miss_reasons=(MissReason.PAUSED,))
+    await fleet.add("a", trigger=EVERY_10_SECONDS)
+    for told in ([(On.MISS, ["a"])], []):
+        await fleet.jobs.pause("a")
+        fleet.clock.advance(60_000)
+        await fleet.jobs.resume("a")
+        assert await fleet.sweep() == told
+    assert await fleet.sweep(after_ms=MISS_QUIET_MS) == [(On.MISS, ["a"])]
+    assert await fleet.sweep(after_ms=2 * MISS_QUIET_MS) == []
