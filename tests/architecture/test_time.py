@@ -16,6 +16,7 @@ DEADLINES = {
     "scheduler_core/delivery/http/client.py",
     "scheduler_core/delivery/http/resolve.py",
     "scheduler_core/delivery/http/tokens.py",
+    "scheduler_core/delivery/notify/email.py",
     "scheduler_core/usecases/cancel.py",
 }
 RAW = {
