@@ -14,7 +14,7 @@ const TABLES = new WeakMap();
  *   carries the link of the row (default: the first column); `"hide"`: not shown on a phone
  * @param {object[]} [options.rows]
  * @param {(row) => string} [options.id] identity of a row across refreshes; default row.id
- * @param {(row) => string} [options.rowLink] path of the row's page; the content of the title becomes the link unless it
+ * @param {(row) => string|null} [options.rowLink] path of the row's page (null: none); the content of the title becomes the link unless it
  *   contains one
  * @param {(ids: Set<string>) => void} [options.select] rows can be selected; called when the selection changes
  * @param {{by: string, onsort: (sort: string) => void}} [options.sort]
@@ -51,8 +51,9 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
   function cells(row) {
     const shown = columns.map((column) => {
       let content = column.render(row);
-      if (column.key === titleKey && rowLink && !(content instanceof Element && (content.matches("a") || content.querySelector("a")))) {
-        content = link(rowLink(row), content);
+      const to = column.key === titleKey && rowLink ? rowLink(row) : null;
+      if (to && !(content instanceof Element && (content.matches("a") || content.querySelector("a")))) {
+        content = link(to, content);
         content.className = "row-link";
       }
       const kind = [column.align === "right" ? "right" : "", column.key === titleKey ? "title" : "", column.phone === "hide" ? "phone-hide" : ""];
@@ -72,7 +73,7 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
   }
 
   function line(row) {
-    const made = element("tr", { role: "row", tabindex: "-1", class: rowLink ? "linked" : "" }, cells(row));
+    const made = element("tr", { role: "row", tabindex: "-1", class: rowLink?.(row) ? "linked" : "" }, cells(row));
     made.addEventListener("click", (event) => {
       if (event.target.closest("a, button, input, label, summary, select, textarea")) return;
       if (getSelection()?.toString()) return;
