@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -65,6 +66,14 @@ class Server:
 
     def get(self, path: str) -> Any:
         return self.api.get(path).json()
+
+    def until(self, path: str, condition: Callable[[Any], bool]) -> Any:
+        """Repeat a GET until ``condition`` is true for its answer; returns that answer."""
+        until = time.monotonic() + START_SECONDS
+        while not condition(answer := self.get(path)):
+            assert time.monotonic() < until, answer
+            time.sleep(0.01)
+        return answer
 
     def post(self, path: str, body: Any = None) -> Any:
         return self.api.post(path, json=body).json() if body is not None else self.api.post(path).json()

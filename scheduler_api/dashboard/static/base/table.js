@@ -10,8 +10,9 @@ const TABLES = new WeakMap();
  * @param {object} options
  * @param {string} options.label accessible name
  * @param {Array<{key: string, title: string, render: (row) => Node|string|null, align?: "right", sort?: string,
- *   phone?: "title"|"hide"}>} options.columns `sort`: the value for `onsort`; `phone: "title"`: heads the card and
- *   carries the link of the row (default: the first column); `"hide"`: not shown on a phone
+ *   phone?: "title"|"hide", bare?: boolean}>} options.columns `sort`: the value for `onsort`; `phone: "title"`: heads the card and
+ *   carries the link of the row (default: the first column); `"hide"`: not shown on a phone;
+ *   `bare`: the title is for screen readers only
  * @param {object[]} [options.rows]
  * @param {(row) => string} [options.id] identity of a row across refreshes; default row.id
  * @param {(row) => string|null} [options.rowLink] path of the row's page (null: none); the content of the title becomes the link unless it
@@ -44,7 +45,7 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
       sort && column.sort
         ? element("button", { type: "button", class: "sort", onclick: () => sort.onsort(column.sort) }, column.title,
             element("span", { class: "sort-mark", "aria-hidden": "true" }, active ? (descending ? "↓" : "↑") : ""))
-        : column.title,
+        : column.bare ? element("span", { class: "visually-hidden" }, column.title) : column.title,
     );
   }
 
@@ -57,7 +58,7 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
         content.className = "row-link";
       }
       const kind = [column.align === "right" ? "right" : "", column.key === titleKey ? "title" : "", column.phone === "hide" ? "phone-hide" : ""];
-      return element("td", { role: "cell", class: kind.filter(Boolean).join(" "), dataset: { label: column.title } }, content);
+      return element("td", { role: "cell", class: kind.filter(Boolean).join(" "), dataset: { label: column.bare ? "" : column.title } }, content);
     });
     if (select) shown.unshift(element("td", { role: "cell", class: "select" }, box(row)));
     return shown;

@@ -54,7 +54,7 @@ export async function show(view) {
       { key: "job", title: "Job or task", phone: "title", render: (entry) => bdi(entry.job_id) },
       { key: "detail", title: "What happened", render: (entry) => element("span", { class: "stack tight" }, element("span", { class: "cell-detail" }, entry.run_id ? link(`/ui/runs/${entry.run_id}`, bdi(entry.detail || "Show the run")) : bdi(entry.detail || "–")), labels(entry)) },
       { key: "since", title: "Since", render: (entry) => ago(entry.since) },
-      { key: "actions", title: "", align: "right", render: (entry) => actions(entry) },
+      { key: "actions", title: "Actions", bare: true, align: "right", render: (entry) => actions(entry) },
     ],
     rowLink: (entry) => ownerPath(entry),
     select: (ids) => drawSummary(ids),

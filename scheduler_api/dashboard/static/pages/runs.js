@@ -123,13 +123,12 @@ function columns(view, refresh) {
       const tried = triedTarget(run.job_id);
       return tried ? element("span", {}, `Try of target ${tried}`) : bdi(run.job_id);
     } },
-    { key: "started", title: "Started", render: (run) => (run.started_at ? time(run.started_at) : element("span", { class: "soft" }, "Not yet")) },
-    { key: "ago", title: "", phone: "hide", render: (run) => element("span", { class: "soft" }, ago(run.started_at)) },
+    { key: "started", title: "Started", render: (run) => (run.started_at ? element("span", {}, time(run.started_at), " ", element("span", { class: "soft nowrap" }, ago(run.started_at))) : element("span", { class: "soft" }, "Not yet")) },
     { key: "late", title: "Lateness", align: "right", phone: "hide", render: (run) => duration(run.lateness_ms) },
     { key: "duration", title: "Duration", align: "right", render: (run) => duration(runDuration(run)) },
     { key: "answer", title: "Answer", render: (run) => element("span", { class: "cell-detail" }, answerText(run)) },
     { key: "reason", title: "Reason", phone: "hide", render: (run) => element("span", { class: "soft" }, REASONS[run.reason] ?? run.reason) },
-    { key: "actions", title: "", align: "right", render: (run) => rowActions(view, run, refresh) },
+    { key: "actions", title: "Actions", bare: true, align: "right", render: (run) => rowActions(view, run, refresh) },
   ];
 }
 

@@ -80,7 +80,7 @@ export async function show(view) {
         { key: "every", title: "Every", align: "right", render: (one) => duration(1000 * one.interval_seconds) },
         { key: "next", title: "Next fire", render: (one) => (one.next_fire_time ? until(one.next_fire_time) : "–") },
         { key: "ends", title: "Ends", phone: "hide", render: (one) => (one.ends_at ? (Date.parse(one.ends_at) > Date.now() ? until(one.ends_at) : ago(one.ends_at)) : element("span", { class: "soft" }, "Never")) },
-        { key: "actions", title: "", align: "right", render: (one) => element("span", { class: "row-actions" },
+        { key: "actions", title: "Actions", bare: true, align: "right", render: (one) => element("span", { class: "row-actions" },
           one.status === "ACTIVE" ? button("Pause", () => act(one, "pause"), { kind: "small" }) : null,
           one.status === "PAUSED" ? button("Resume", () => act(one, "resume"), { kind: "small" }) : null) },
       ],

@@ -121,7 +121,7 @@ function requestOf(target) {
       ["Changed", ago(target.updated_at)],
     ])),
     headers.length ? element("details", { open: headers.length <= 8 }, element("summary", {}, plural(headers.length, "header")), element("dl", { class: "headers" }, headers.map(([key, value]) => element("div", {}, element("dt", {}, bdi(key)), element("dd", {}, bdi(value)))))) : null,
-    bodyBox(target.body_template, "Body of the request"));
+    bodyBox(target.body_template, "Body of the target"));
 }
 
 function drawStatistics(found) {

@@ -159,7 +159,7 @@ function columns(refresh, signal) {
     { key: "due", title: "Due", render: (task) => (task.executeAt ? (Date.parse(task.executeAt) > Date.now() ? until(task.executeAt) : ago(task.executeAt)) : "–") },
     { key: "calls", title: "Calls", align: "right", render: (task) => count(task.calls) },
     { key: "last", title: "Last call", render: (task) => lastCall(task.lastCall) },
-    { key: "actions", title: "", align: "right", render: (task) => element("span", { class: "row-actions" },
+    { key: "actions", title: "Actions", bare: true, align: "right", render: (task) => element("span", { class: "row-actions" },
       task.status === "stale" ? button("Retry", async () => (await attempt(() => send("POST", path("api", "v1", "tasks", task.id, "retry"), undefined, { signal }), "The task is called again.")) && refresh(), { kind: "small" }) : null) },
   ];
 }
