@@ -17,6 +17,7 @@ const compiled = routes.filter((route) => route.load).map((route) => ({
 const loadedStyles = new Map();
 let leaving = new AbortController();
 let shown = null; // the path and query that are shown
+let mayLeave = null; // of the page: asks the viewer before unsaved text is lost
 
 /** Return the route of a path and its decoded parameters; null: no page has this path. */
 function find(path) {
@@ -38,6 +39,7 @@ async function show({ focus, scroll = 0 }) {
   const { signal } = leaving;
   const address = location.pathname + location.search;
   shown = address;
+  mayLeave = null;
   const found = find(location.pathname);
   const root = element("div", { class: "page" });
   const view = makeView(root, found?.params ?? {}, signal);
@@ -111,6 +113,10 @@ function makeView(root, params, signal) {
     },
     /** Show another page. */
     go: navigate,
+    /** Ask before the page is left: `ask` returns a promise of whether it may be; null: it may be. */
+    onleave(ask) {
+      if (!signal.aborted) mayLeave = ask;
+    },
     /** Set the title of the window. */
     setTitle(text) {
       if (!signal.aborted) document.title = `${text} · Cronpost`;
@@ -148,7 +154,8 @@ function crash(view, error) {
   body.append(failed(error, () => (error.code === "not_loaded" ? location.reload() : show({ focus: false }))));
 }
 
-function navigate(path, { replace = false } = {}) {
+async function navigate(path, { replace = false } = {}) {
+  if (mayLeave && !(await mayLeave())) return;
   history.replaceState({ ...history.state, scroll: scrollY }, "");
   if (replace) history.replaceState({}, "", path);
   else history.pushState({}, "", path);
@@ -157,9 +164,16 @@ function navigate(path, { replace = false } = {}) {
 
 setNavigation(navigate);
 history.scrollRestoration = "manual";
-addEventListener("popstate", (event) => {
+addEventListener("popstate", async (event) => {
   // A change of the fragment alone stays on the page.
-  if (location.pathname + location.search !== shown) show({ focus: true, scroll: event.state?.scroll ?? 0 });
+  const to = location.pathname + location.search;
+  if (to === shown) return;
+  if (mayLeave) {
+    history.pushState({}, "", shown);
+    if (!(await mayLeave())) return;
+    history.replaceState({}, "", to);
+  }
+  show({ focus: true, scroll: event.state?.scroll ?? 0 });
 });
 document.addEventListener("click", (event) => {
   const node = event.target.closest?.("a[href]");

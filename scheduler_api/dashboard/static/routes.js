@@ -5,9 +5,9 @@
 export const routes = [
   { path: "/ui", nav: "Overview", key: "o", load: () => import("./pages/overview.js") },
   { path: "/ui/jobs", nav: "Jobs", key: "j", load: () => import("./pages/jobs.js") },
-  { path: "/ui/jobs/new", nav: null },
+  { path: "/ui/jobs/new", nav: null, load: () => import("./pages/job_form.js") },
   { path: "/ui/jobs/:id", nav: null, load: () => import("./pages/job.js") },
-  { path: "/ui/jobs/:id/edit", nav: null },
+  { path: "/ui/jobs/:id/edit", nav: null, load: () => import("./pages/job_form.js") },
   { path: "/ui/operations", nav: null, load: () => import("./pages/operations.js") },
   { path: "/ui/operations/:id", nav: null, load: () => import("./pages/operation.js") },
   { path: "/ui/runs", nav: "Runs", key: "r", load: () => import("./pages/runs.js") },

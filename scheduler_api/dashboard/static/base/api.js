@@ -40,7 +40,7 @@ export async function get(path, options = {}) {
   return (await getWithHeaders(path, options)).body;
 }
 
-/** As `get`; returns {body, headers, status}. */
+/** As `get`; returns {body, text, headers, status}; `text`: the answer as it was sent. */
 export function getWithHeaders(path, { query, signal, headers } = {}) {
   return request("GET", path + text(query), undefined, { signal, headers });
 }
@@ -48,7 +48,7 @@ export function getWithHeaders(path, { query, signal, headers } = {}) {
 /**
  * Send a change.
  * @param {string} method POST, PUT, PATCH or DELETE
- * @param {any} [body] sent as JSON; undefined: no body
+ * @param {any} [body] sent as JSON; a text is JSON already and sent as it is; undefined: no body
  * @param {{query?: object, signal?: AbortSignal, headers?: object}} [options] for example {"If-Match": etag}
  */
 export async function send(method, path, body, options = {}) {
@@ -79,7 +79,7 @@ async function request(method, target, body, { signal, headers = {} }, again = f
   if (method !== "GET") options.headers["Cronpost-Request"] = "1";
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
-    options.body = JSON.stringify(body);
+    options.body = typeof body === "string" ? body : JSON.stringify(body);
   }
   let answer, content;
   try {
@@ -90,7 +90,7 @@ async function request(method, target, body, { signal, headers = {} }, again = f
     throw new Problem({ status: 0, code: "no_answer", detail: "The server does not answer." });
   }
   const parsed = parse(content);
-  if (answer.ok) return { body: parsed, headers: answer.headers, status: answer.status };
+  if (answer.ok) return { body: parsed, text: content, headers: answer.headers, status: answer.status };
   if (answer.status === 401 && !again && (await unauthorized())) return request(method, target, body, { signal, headers }, true);
   throw new Problem({
     status: answer.status,

@@ -83,8 +83,8 @@ export function link(path, ...children) {
   return element("a", { href: path }, ...children);
 }
 
-/** Show text with a button that copies it. */
-export function copyable(text, { label = "Copy" } = {}) {
+/** A button that copies a text. */
+export function copyButton(text, { label = "Copy" } = {}) {
   const button = element(
     "button",
     {
@@ -98,7 +98,12 @@ export function copyable(text, { label = "Copy" } = {}) {
     },
     label,
   );
-  return element("span", { class: "copyable" }, code(text), button);
+  return button;
+}
+
+/** Show text with a button that copies it. */
+export function copyable(text, options) {
+  return element("span", { class: "copyable" }, code(text), copyButton(text, options));
 }
 
 /** Show a term list: `facts([["Next fire", node], ...])`; rows whose value is null are left out. */

@@ -55,7 +55,7 @@ export function showProblem(form, problem) {
   const rest = [];
   let first = null;
   for (const { field: name, detail } of errors) {
-    const node = name ? find(form, name) : null;
+    const node = name ? fieldOf(form, name) : null;
     if (!node) {
       rest.push(name ? `${name}: ${detail}` : detail);
       continue;
@@ -73,7 +73,8 @@ export function showProblem(form, problem) {
   control?.focus();
 }
 
-function find(form, name) {
+/** Return the field of a form for a field of the API: "headers" for "headers.X-Team"; null if it has none. */
+export function fieldOf(form, name) {
   const parts = name.split(/[.[]/);
   while (parts.length) {
     const node = form.querySelector(`[data-field="${CSS.escape(parts.join("."))}"]`);

@@ -56,6 +56,13 @@ export function time(value, options = {}) {
   );
 }
 
+/** Return an instant as the value of an `input type="datetime-local"`, in the viewer's zone; "" for none. */
+export function localInput(value, { seconds = false } = {}) {
+  const at = new Date(ms(value) ?? NaN);
+  if (Number.isNaN(at.getTime())) return "";
+  return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, seconds ? 19 : 16);
+}
+
 const ticking = new Map();
 let timer = null;
 

@@ -4,7 +4,7 @@ import { get } from "../base/api.js";
 import { label as word } from "../base/badge.js";
 import { bdi, element, fill } from "../base/dom.js";
 import { field, input, select } from "../base/form.js";
-import { localText } from "../base/time.js";
+import { localInput, localText } from "../base/time.js";
 
 const HEALTH = ["ok", "failing", "never_succeeded", "late", "stuck", "unknown"];
 const STATUS = ["active", "running", "retrying", "taken", "paused", "quarantined", "completed"];
@@ -107,7 +107,7 @@ export function filters(view, onchange, rows) {
   );
   const bound = (name) => input({
     type: "datetime-local",
-    value: toLocal(query.get(name)),
+    value: localInput(query.get(name)),
     onchange: (event) => change({ [name]: event.target.value ? new Date(event.target.value).toISOString() : null }),
   });
   const after = field({ label: "Fires after", name: "next_fire_after", input: bound("next_fire_after") });
@@ -204,11 +204,4 @@ async function suggestTargets(place, signal) {
   } catch {
     delete place.dataset.loaded;
   }
-}
-
-/** Return an instant as the value of an input for local times. */
-export function toLocal(instant) {
-  const at = new Date(instant ?? NaN);
-  if (Number.isNaN(at.getTime())) return "";
-  return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 }
