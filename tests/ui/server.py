@@ -27,7 +27,7 @@ from scheduler_core.store.redis.store import RedisStore
 from tests.api.runner import Runner, running
 from tests.support.factories import over_http
 
-START_SECONDS = 20
+PATIENCE_SECONDS = 20
 
 
 class RunnerByUrl(Runner):
@@ -67,16 +67,18 @@ class Server:
     def get(self, path: str) -> Any:
         return self.api.get(path).json()
 
-    def until(self, path: str, condition: Callable[[Any], bool]) -> Any:
-        """Repeat a GET until ``condition`` is true for its answer; returns that answer."""
-        until = time.monotonic() + START_SECONDS
-        while not condition(answer := self.get(path)):
-            assert time.monotonic() < until, answer
-            time.sleep(0.01)
-        return answer
-
     def post(self, path: str, body: Any = None) -> Any:
         return self.api.post(path, json=body).json() if body is not None else self.api.post(path).json()
+
+    def until(self, path: str, condition: Callable[[Any], Any]) -> Any:
+        """Repeat a GET until ``condition`` is true for its answer; returns that answer."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            answer = self.get(path)
+            if condition(answer):
+                return answer
+            assert time.monotonic() < deadline, answer
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -101,7 +103,7 @@ def serving(
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    assert started.wait(START_SECONDS)
+    assert started.wait(PATIENCE_SECONDS)
     url = url_of(sockets, "127.0.0.1")
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     with httpx.Client(base_url=url, headers=headers, trust_env=False, event_hooks={"response": [_check]}) as api:

@@ -37,6 +37,7 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
   for (const column of columns) head.append(header(column));
 
   function header(column) {
+    if (!column.title) return element("td", { role: "cell" }); // a header without text says nothing
     const active = sort && column.sort && sort.by === column.sort;
     const descending = column.sort?.startsWith("-");
     return element(
