@@ -9,7 +9,7 @@ export function setUnauthorized(handler) {
 
 /** What the API answered instead of success. `status` 0: no answer came. */
 export class Problem extends Error {
-  constructor({ status, code, detail, field = null, errors = [], retryAfter = null }) {
+  constructor({ status, code, detail, field = null, errors = [], retryAfter = null, body = null }) {
     super(detail);
     this.name = "Problem";
     this.status = status;
@@ -21,6 +21,8 @@ export class Problem extends Error {
     this.errors = errors;
     /** Seconds to wait before the request is sent again, or null. */
     this.retryAfter = retryAfter;
+    /** The whole answer, parsed. /ready answers 503 with its reasons. */
+    this.body = body;
   }
 }
 
@@ -99,6 +101,7 @@ async function request(method, target, body, { signal, headers = {} }, again = f
     field: parsed?.field ?? null,
     errors: parsed?.errors ?? [],
     retryAfter: Number(answer.headers.get("retry-after")) || null,
+    body: parsed,
   });
 }
 

@@ -165,14 +165,15 @@ function legend(series) {
 }
 
 function tableOf(title, labels, series, format) {
-  return element(
+  // In a box, because the height of a table cannot be less than that of its rows.
+  return element("div", { class: "visually-hidden" }, element(
     "table",
-    { class: "visually-hidden" },
+    {},
     element("caption", {}, title),
     element("thead", {}, element("tr", {}, element("td", {}), series.map((one) => element("th", { scope: "col" }, one.name)))),
     element("tbody", {}, labels.map((label, index) =>
       element("tr", {}, element("th", { scope: "row" }, label), series.map((one) => element("td", {}, one.values[index] === null || one.values[index] === undefined ? "–" : format(one.values[index])))))),
-  );
+  ));
 }
 
 /** Draw a small line without axes: sparkline([3, 5, null, 2], {title: "Latency", width: 96, height: 20, tone}). */

@@ -37,14 +37,14 @@ export function localText(value, { zone, seconds = true, date = "auto" } = {}) {
   const sameYear = part(now, "year") === part(then, "year");
   const sameDay = sameYear && part(now, "month") === part(then, "month") && part(now, "day") === part(then, "day");
   const text = format({ timeZone: zone, ...clock }).format(when);
-  if (sameDay && date === "auto") return text;
+  if (date === "never" || (sameDay && date === "auto")) return text;
   return `${format({ ...day, year: sameYear ? undefined : "numeric" }).format(when)}, ${text}`;
 }
 
 /**
  * Show an instant in the viewer's zone, with UTC on hover.
  * @param {number|string|null} value milliseconds since 1970 or RFC 3339; null shows a dash
- * @param {{zone?: string, seconds?: boolean, date?: "auto"|"always"}} [options] `zone`: another IANA zone
+ * @param {{zone?: string, seconds?: boolean, date?: "auto"|"always"|"never"}} [options] `zone`: another IANA zone
  */
 export function time(value, options = {}) {
   const at = ms(value);

@@ -1,87 +1,95 @@
-// The overview: what needs attention, what fires next, what fires now.
+// The overview: is everything fine, what is not, what fires now and next, how it went, what is coming.
 
 import { get } from "../base/api.js";
-import { badge } from "../base/badge.js";
-import { bdi, element, link } from "../base/dom.js";
+import { copyable, element, fill, link } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
-import { table } from "../base/table.js";
-import { ago, plural, time, until } from "../base/time.js";
-import { empty, load, page, section } from "../base/view.js";
+import { poll } from "../base/poll.js";
+import { page, section } from "../base/view.js";
+import { forecast } from "./overview/forecast.js";
+import { hours } from "./overview/hours.js";
+import { machinery } from "./overview/machinery.js";
+import { firesNext } from "./overview/next.js";
+import { firesNow } from "./overview/now.js";
+import { problems } from "./overview/problems.js";
 
-const MOST_EVENTS = 20;
-const REFRESH_MS = 1000;
+export const styles = ["overview.css"];
+
+const EVERY = 30_000; // milliseconds between two reads of what has no events
+const SOON = 2000; // at most one read of a part in this time, however many events arrive
 
 export async function show(view) {
-  const body = page(view, { title: "Overview" });
-  const attention = element("div", {});
-  const next = element("div", {});
-  const events = table({
-    label: "What fires now",
-    columns: [
-      { key: "job", title: "Job", phone: "title", render: (event) => bdi(event.job_id) },
-      { key: "what", title: "What", render: (event) => badge(event.state ?? "missed") },
-      { key: "status", title: "Answer", align: "right", render: (event) => event.status_code ?? "–" },
-      { key: "at", title: "When", render: (event) => time(event.at) },
-    ],
-    rowLink: (event) => (event.run_id ? `/ui/runs/${event.run_id}` : jobPath(event.job_id)),
-    empty: empty({ title: "Waiting for the next run", text: "Runs appear here as they start and end." }),
-  });
-  body.append(
-    section("Needs attention", {}, attention),
-    section("Fires now", {}, events.node),
-    section("Fires next", {}, next),
-  );
-  const recent = [];
-  const refresh = throttle(() => loadAll(), REFRESH_MS, { signal: view.signal });
-  listen({ types: ["run.started", "run.settled", "run.missed"] }, (event) => {
-    if (event.type !== "events.lost") {
-      const known = recent.findIndex((one) => one.run_id && one.run_id === event.run_id);
-      if (known >= 0) recent.splice(known, 1);
-      recent.unshift({ ...event, id: event.run_id ?? event.id });
-      recent.length = Math.min(recent.length, MOST_EVENTS);
-      events.update(recent);
+  const { signal } = view;
+  const body = page(view, { title: "Overview", actions: [element("a", { class: "button", href: "/ui/jobs/new" }, "New job")] });
+  const next = firesNext(view, { onempty: (nothing) => newcomer(nothing) });
+  const now = firesNow(view);
+  const found = problems(view);
+  const numbers = hours(view);
+  const machines = machinery(view);
+  const load = forecast(view);
+  const first = element("div", { class: "overview-first", hidden: true });
+  const all = [
+    element("div", { class: "overview-top" }, found.verdict, numbers.tiles),
+    element("div", { class: "overview-main" },
+      section("Needs attention", { actions: [link("/ui/attention", "All")] }, found.list),
+      element("div", { class: "overview-live" },
+        section("Fires next", {}, next.node),
+        section("Fires now", { actions: [now.rate] }, now.node))),
+    section("How it went", { actions: [numbers.choice] }, numbers.charts),
+    section("What is coming", {}, load.node),
+    section("Nodes and targets", {}, machines.node),
+  ];
+  body.append(first, ...all);
+
+  async function newcomer(nothing) {
+    if (nothing === !first.hidden) return;
+    for (const node of all) node.hidden = nothing;
+    first.hidden = !nothing;
+    if (nothing) fill(first, await firstJob(signal));
+  }
+
+  const health = throttle(found.refresh, SOON, { signal });
+  const coming = throttle(next.refresh, SOON, { signal });
+  const nodes = throttle(machines.refresh, SOON, { signal });
+  listen({}, (event) => {
+    if (event.type === "events.lost") {
+      now.restart();
+      health();
+      coming();
+      nodes();
+    } else if (event.type.startsWith("run.")) {
+      now.add(event);
+      if (event.type === "run.settled" && found.concerns(event)) health();
+    } else if (event.type.startsWith("node.")) {
+      nodes();
+      health();
+    } else {
+      health();
+      coming();
     }
-    refresh();
-  }, { signal: view.signal });
-  const loadAll = () => Promise.all([
-    load(attention, () => get("/attention", { query: { limit: 5 }, signal: view.signal }), drawAttention),
-    load(next, () => get("/jobs", { query: { sort: "next_fire", limit: 10 }, signal: view.signal }), drawNext),
+  }, { signal });
+  await Promise.all([
+    poll(found.refresh, EVERY, { signal }),
+    poll(next.refresh, EVERY, { signal }),
+    poll(numbers.refresh, EVERY, { signal }),
+    poll(machines.refresh, EVERY, { signal }),
+    now.restart(),
   ]);
-  await loadAll();
+  load.begin();
 }
 
-function jobPath(id) {
-  return `/ui/jobs/${encodeURIComponent(id)}`;
-}
-
-function drawAttention(answer) {
-  if (!answer.entries.length) return empty({ title: "Nothing needs attention", text: "Failed jobs, stale tasks and quarantined jobs would be listed here." });
-  const rows = table({
-    label: "What needs attention",
-    columns: [
-      { key: "job", title: "Job or task", phone: "title", render: (entry) => bdi(entry.job_id) },
-      { key: "reason", title: "Reason", render: (entry) => badge(entry.reason) },
-      { key: "detail", title: "Detail", render: (entry) => bdi(entry.detail) },
-      { key: "since", title: "Since", render: (entry) => ago(entry.since) },
-    ],
-    rows: answer.entries,
-    rowLink: (entry) => (entry.kind === "task" ? `/ui/tasks/${entry.job_id}` : jobPath(entry.job_id)),
-  });
-  return element("div", {}, rows.node,
-    answer.total > answer.entries.length ? element("p", {}, link("/ui/attention", `All ${plural(answer.total, "entry", "entries")}`)) : null);
-}
-
-function drawNext(answer) {
-  if (!answer.jobs.length) return empty({ title: "No job yet", text: "A job calls your endpoint at its fire times.", action: link("/ui/jobs/new", "Create a job") });
-  return table({
-    label: "What fires next",
-    columns: [
-      { key: "job", title: "Job", phone: "title", render: (job) => bdi(job.id) },
-      { key: "health", title: "Health", render: (job) => badge(job.health) },
-      { key: "in", title: "Fires", render: (job) => (job.next_fire_times.length ? until(job.next_fire_times[0]) : "–") },
-      { key: "at", title: "At", phone: "hide", render: (job) => time(job.next_fire_times[0] ?? null) },
-    ],
-    rows: answer.jobs,
-    rowLink: (job) => jobPath(job.id),
-  }).node;
+/** What to do when no job is stored. */
+async function firstJob(signal) {
+  let key = "";
+  try {
+    if ((await get("/ui/session", { signal })).sign_in_needed) key = ' -H "Authorization: Bearer $CRONPOST_API_KEY"';
+  } catch {
+    // The line works without the header where no key is needed.
+  }
+  const job = JSON.stringify({ cron: "*/10 * * * * *", endpoint: "http://localhost:8080/", payload: { hello: "world" } });
+  return element("div", { class: "state" },
+    element("h2", {}, "No job yet"),
+    element("p", {}, "A job calls your endpoint at its fire times: a cron expression with seconds, an interval, or one instant. Create it in the form, or with this line; this one fires every ten seconds."),
+    element("div", { class: "overview-curl" }, copyable(`curl -X PUT${key} ${location.origin}/jobs/hello -d '${job}'`)),
+    element("a", { class: "button primary", href: "/ui/jobs/new" }, "Create a job"),
+    element("p", {}, "Its runs appear here as they happen. ", element("a", { href: "/docs" }, "The API"), " describes everything else."));
 }

@@ -1,0 +1,137 @@
+// What is not fine: the sentence at the top, and the list of what needs attention.
+
+import { get } from "../../base/api.js";
+import { badge, label, shape } from "../../base/badge.js";
+import { bdi, element, fill, link } from "../../base/dom.js";
+import { ago, count, plural } from "../../base/time.js";
+import { empty, failed, loading } from "../../base/view.js";
+
+const SHOWN = 8;
+const COUNTED = 100; // entries that are read, to count them by their reason
+const OTHERS = 5; // late jobs that are read, and stuck ones
+// The most urgent first: what does not run now, then what failed.
+const ORDER = ["not_stored", "stuck", "late", "quarantined", "failed", "lost", "conflict", "set_aside", "stale"];
+const WORDS = {
+  not_stored: ["run that Redis refuses to store", "runs that Redis refuses to store"],
+  stuck: ["stuck job", "stuck jobs"],
+  late: ["late job", "late jobs"],
+  quarantined: ["quarantined job", "quarantined jobs"],
+  failed: ["failing job", "failing jobs"],
+  lost: ["job with a lost run", "jobs with a lost run"],
+  conflict: ["job whose runner was busy", "jobs whose runner was busy"],
+  set_aside: ["entry set aside", "entries set aside"],
+  stale: ["stale task", "stale tasks"],
+};
+
+const HELD = {
+  limit: "its target has as many requests open as it may",
+  rate: "its target gets no more requests per second",
+  breaker: "its target does not answer",
+  slots: "every slot of the nodes is taken",
+  suspect: "nodes died with its run, which waits for a trial",
+};
+
+/** Build both parts: {verdict, list, refresh(), concerns(event)}. */
+export function problems(view) {
+  const { signal } = view;
+  const verdict = element("div", { class: "verdict", role: "status" });
+  const list = element("div", { class: "attention-list" });
+  let known = new Set(); // jobs that are listed
+  let reads = 0;
+  let slow = setTimeout(() => list.hasChildNodes() || fill(list, loading(6)), 150);
+
+  async function refresh() {
+    const mine = ++reads;
+    const read = (path, query) => get(path, { query, signal });
+    try {
+      const [attention, late, stuck, breakers, ready] = await Promise.all([
+        read("/attention", { limit: COUNTED }),
+        read("/jobs", { health: "late", view: "summary", limit: OTHERS }),
+        read("/jobs", { health: "stuck", view: "summary", limit: OTHERS }),
+        read("/breakers"),
+        read("/ready").catch((problem) => (problem.status === 503 ? problem.body ?? { ready: false, reasons: [] } : Promise.reject(problem))),
+      ]);
+      if (mine !== reads) return;
+      clearTimeout(slow);
+      draw(attention, late, stuck, breakers, ready);
+    } catch (error) {
+      if (error.name === "AbortError" || mine !== reads) return;
+      clearTimeout(slow);
+      if (!known.size) fill(list, failed(error, refresh));
+      fill(verdict, sentence("warn", "The state of the server could not be read", [error.detail ?? error.message]));
+    }
+  }
+
+  function draw(attention, late, stuck, breakers, ready) {
+    const rows = [...[stuck, late].flatMap((answer) => answer.jobs.map(rowOfJob)), ...attention.entries.map(rowOfEntry)];
+    const jobs = new Set(rows.slice(0, rows.length - attention.entries.length).map((row) => row.job));
+    // A late job that also failed is listed once, by what it is now.
+    const shown = rows.filter((row, index) => index < jobs.size || !jobs.has(row.job) || row.kind !== "job");
+    shown.sort((one, other) => ORDER.indexOf(one.reason) - ORDER.indexOf(other.reason));
+    known = new Set(rows.map((row) => row.job));
+    drawVerdict({ rows: shown, attention, more: { late: late.next, stuck: stuck.next }, breakers, ready });
+    drawList(shown, attention);
+  }
+
+  function drawVerdict({ rows, attention, more, breakers, ready }) {
+    const reasons = [];
+    const targets = new Set(breakers.breakers.map((one) => one.target));
+    for (const reason of ORDER) {
+      const number = rows.filter((row) => row.reason === reason).length;
+      if (!number) continue;
+      const [one, many] = WORDS[reason];
+      const text = `${count(number)}${more[reason] ? " or more" : ""} ${number === 1 ? one : many}`;
+      reasons.push(link(reason === "late" || reason === "stuck" ? `/ui/jobs?health=${reason}` : "/ui/attention", text));
+    }
+    if (attention.total > attention.entries.length) reasons.push(`and ${count(attention.total - attention.entries.length)} more`);
+    if (targets.size) reasons.push(element("a", { href: "#targets" }, `${plural(targets.size, "target")} that ${targets.size === 1 ? "does" : "do"} not answer`));
+    for (const warning of ready.warnings ?? []) reasons.push(warning);
+    if (!ready.ready) fill(verdict, sentence("bad", "The server cannot work", [...(ready.reasons ?? []), ...reasons]));
+    else if (ready.paused) fill(verdict, sentence("warn", "Everything is paused", reasons));
+    else if (rows.length || targets.size) fill(verdict, sentence(rows.some((row) => row.tone === "bad") ? "bad" : "warn", "Not everything is fine", reasons));
+    else if (reasons.length) fill(verdict, sentence("warn", "It works, with warnings", reasons));
+    else fill(verdict, sentence("ok", "Everything is fine", ["Nothing needs attention."]));
+  }
+
+  function drawList(rows, attention) {
+    if (!rows.length) return fill(list, empty({ title: "Nothing needs attention", text: "Failing, stuck, late and quarantined jobs and stale tasks are listed here." }));
+    const more = rows.length - SHOWN + attention.total - attention.entries.length;
+    fill(list,
+      element("ul", {}, rows.slice(0, SHOWN).map((row) =>
+        element("li", {},
+          badge(row.reason),
+          link(row.path, bdi(row.job)),
+          row.since ? ago(row.since) : null,
+          element("p", { class: "soft" }, row.detail)))),
+      more > 0 ? element("p", {}, link("/ui/attention", `${count(more)} more`)) : null);
+  }
+
+  return { verdict, list, refresh, concerns: (event) => event.state !== "succeeded" || known.has(event.job_id) };
+}
+
+function sentence(tone, title, reasons) {
+  return element("div", { class: `verdict-inner ${tone}` },
+    element("span", { class: "verdict-shape" }, shape(tone)),
+    element("strong", {}, title),
+    element("span", { class: "verdict-reasons" }, reasons.map((one, index) => [index ? element("span", { "aria-hidden": "true" }, " · ") : null, one])));
+}
+
+function rowOfJob(job) {
+  const run = job.open_run;
+  const detail = job.health === "late"
+    ? job.held_back ? ["Due, and held back: ", HELD[job.held_back.reason] ?? job.held_back.reason] : ["Due and not started"]
+    : run ? [`Its run is ${label(run.state).toLowerCase()} for unusually long`] : ["It is claimed for unusually long"];
+  return { kind: "job", job: job.id, reason: job.health, tone: "warn", since: job.health === "late" ? job.next_fire_time : run?.since, detail, path: jobPath(job.id) };
+}
+
+function rowOfEntry(entry) {
+  const path = entry.kind === "task" ? `/ui/tasks/${encodeURIComponent(entry.job_id)}` : jobPath(entry.job_id);
+  const detail = entry.run_id ? link(`/ui/runs/${entry.run_id}`, bdi(entry.detail || "Show the run")) : bdi(entry.detail || "");
+  return { kind: entry.kind, job: entry.job_id, reason: entry.reason, tone: "bad", since: entry.since, detail, path };
+}
+
+/** Return the page of a job or of a schedule. */
+export function jobPath(id) {
+  const schedule = /^schedule_(\d+)$/.exec(id);
+  return schedule ? `/ui/schedules/${schedule[1]}` : `/ui/jobs/${encodeURIComponent(id)}`;
+}
