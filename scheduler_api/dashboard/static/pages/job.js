@@ -346,7 +346,7 @@ function columns(does) {
     { key: "attempts", title: "Attempts", align: "right", phone: "hide", render: (row) => (isRun(row) ? count(row.attempt) : "") },
     { key: "why", title: "Answer or reason", render: (row) => element("span", { class: "cell-detail" }, isRun(row) ? answer(row) : missed(row)) },
     { key: "reason", title: "Started by", phone: "hide", render: (row) => (isRun(row) ? element("span", { class: "soft" }, REASONS[row.reason] ?? row.reason) : "") },
-    { key: "actions", title: "", align: "right", render: (row) => element("span", { class: "row-actions" }, isRun(row) && row.replayed_by ? link("/ui" + path("runs", row.replayed_by), "Replayed") : isRun(row) && FAILED.includes(row.state) ? button("Run again", () => does.retry(row.id), { kind: "small" }) : null) },
+    { key: "actions", title: "Actions", bare: true, align: "right", render: (row) => element("span", { class: "row-actions" }, isRun(row) && row.replayed_by ? link("/ui" + path("runs", row.replayed_by), "Replayed") : isRun(row) && FAILED.includes(row.state) ? button("Run again", () => does.retry(row.id), { kind: "small" }) : null) },
   ];
 }
 
@@ -391,7 +391,7 @@ function pending(job, does) {
         { key: "reason", title: "Reason", render: (row) => (row.failed === null ? REASONS[row.reason] ?? row.reason : bdi(row.failed)) },
         { key: "attempts", title: "Attempts", align: "right", phone: "hide", render: (row) => count(row.attempts) },
         { key: "payload", title: "Payload", phone: "hide", render: (row) => (row.payload === undefined ? element("span", { class: "soft" }, "that of the job") : code(JSON.stringify(row.payload).slice(0, LONGEST_PAYLOAD))) },
-        { key: "actions", title: "", align: "right", render: (row) => (row.failed === null
+        { key: "actions", title: "Actions", bare: true, align: "right", render: (row) => (row.failed === null
           ? button("Cancel", () => cancel(row, does), { kind: "small" })
           : button("Revive", async () => (await act.revive(job, row, { signal: does.signal })) && does.refresh(), { kind: "small" })) },
       ],
