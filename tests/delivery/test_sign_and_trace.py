@@ -87,6 +87,15 @@ async def test_each_attempt_is_a_span_of_the_trace_of_its_run() -> None:
     assert "0" * 16 not in {one.split("-")[2] for one in found}
 
 
+async def test_the_span_of_an_attempt_has_sixteen_digits_with_the_fences_of_this_century() -> None:
+    async with Runner() as runner, deliverer() as http:
+        for fence in (1_795_231_232_929_000, 1_795_231_232_929_001, 4_102_444_800_000_000):
+            await send(http, make_call(url=runner.url(), fence=fence, attempt=3))
+    found = [received.header("traceparent") or "" for received in runner.received]
+    assert all(re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{12}0003-01", one) for one in found)
+    assert len(set(found)) == 3
+
+
 async def test_a_trace_context_of_the_user_is_the_only_one() -> None:
     own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with Runner() as runner, deliverer() as http:

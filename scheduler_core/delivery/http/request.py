@@ -35,6 +35,7 @@ _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 """Requests with these methods have a Content-Length even if the body is empty (RFC 9110, 8.6)."""
 
 _TRANSPORT_HEADERS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
+_SPAN_BITS: Final = 0xFFFF_FFFF_FFFF_FFFF
 _METHOD: Final = re.compile(r"[A-Z]+\Z")
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 """Characters that percent-encoding does not change (RFC 3986, 2.3)."""
@@ -99,11 +100,11 @@ def request_of(call: Call, signature: Headers = ()) -> Request:
 def traceparent_of(run_id: str, fence: int, attempt: int) -> str:
     """Return the W3C trace context of an attempt: one trace for each run, one span for each attempt.
 
-    The trace id is the MD5 of the run's id: users can compute it, and samplers find its bits random. A fence is at
-    least 1, so no span id is zero.
+    The trace id is the MD5 of the run's id: users can compute it, and samplers find its bits random. The span id is the
+    attempt's number and the lower 48 bits of the fence, because a fence counts microseconds since 1970.
     """
     trace_id = _md5(run_id.encode()).hexdigest()  # noqa: S324 - not for security
-    return f"00-{trace_id}-{fence << 16 | attempt:016x}-01"
+    return f"00-{trace_id}-{(fence << 16 | attempt) & _SPAN_BITS:016x}-01"
 
 
 @lru_cache(maxsize=1024)
