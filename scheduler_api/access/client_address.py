@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from starlette.types import Scope
+if TYPE_CHECKING:  # a node without an API does not load starlette
+    from starlette.types import Scope
 
 UNKNOWN = "unknown"
 MOST_HOPS = 20

@@ -16,6 +16,7 @@ from scheduler_core.delivery.base import Deliverer, Environment
 from scheduler_core.delivery.http.guard import AddressGuard, OwnEndpoint
 from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.embedded import EmbeddedRedis
+from scheduler_core.model.trace import Traces
 from scheduler_core.node.engine import Engine
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.redis.open import default_number, open_shards
@@ -60,13 +61,25 @@ def build_engine(
     url: str | None,
     sole: bool,
     wrap: WrapDeliverer | None,
+    traces: Traces | None,
 ) -> Engine:
     """Build the node of this process. ``url``: where its API listens. ``sole``: no other node can be alive."""
     engine = _engine_settings(settings, url)
-    deliverer = installed_kinds().open(Environment(clock, engine, guard))
+    is_sampled = None if traces is None else traces.is_sampled
+    deliverer = installed_kinds().open(Environment(clock, engine, guard, is_sampled))
     if wrap is not None:
         deliverer = wrap(deliverer, clock)
-    return Engine(engine, store, deliverer, clock, metrics, task_settings=settings.tasks, sole=sole, guard=guard)
+    return Engine(
+        engine,
+        store,
+        deliverer,
+        clock,
+        metrics,
+        task_settings=settings.tasks,
+        sole=sole,
+        guard=guard,
+        traces=traces,
+    )
 
 
 def build_nodes(

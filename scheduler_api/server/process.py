@@ -37,11 +37,13 @@ from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
+from scheduler_core.traces import open_traces
 from scheduler_core.usecases.job_health import rules_of
 
 if TYPE_CHECKING:
     # A node without a port loads neither the API nor uvicorn.
     from scheduler_api.server.api_servers import ApiServers
+    from scheduler_core.traces.otel import OtelTraces
 
 NODE_CONNECTIONS = 64
 READY_LOOK_SECONDS = 0.05
@@ -89,6 +91,7 @@ class Process:
         """The parts were built for another number of shards than the store has, and must be built again."""
         self._background: set[asyncio.Task[None]] = set()
         self._servers: ApiServers | None = None
+        self._traces: OtelTraces | None = None
 
     @property
     def url(self) -> str | None:
@@ -115,6 +118,8 @@ class Process:
         clients = self.settings.api.max_connections if self._with_api else 0
         allow_open_files(2 * self.settings.engine.max_in_flight + clients)  # attempts of jobs, calls of tasks
         installed_kinds()  # one that cannot be loaded stops the start
+        if self.settings.process.traces:
+            self._traces = open_traces()
         try:
             self._ports.open(self.settings, with_api=self._with_api)
             self._redis.start(self.settings, is_checked=self._parent is not None)
@@ -124,6 +129,8 @@ class Process:
         finally:
             self._ports.close()
             self._redis.stop()
+            if self._traces is not None:
+                self._traces.close()
 
     async def _main(self, ports: Ports) -> bool:
         """Start the parts, wait for the end, stop the parts. Closes ``ports``.
@@ -132,6 +139,9 @@ class Process:
         """
         self._stop_signal.install()
         clock, metrics = RedisClock(), Metrics()
+        if self._traces is not None:
+            self._traces.count_in(metrics)
+            metrics.run_ended = self._traces.run_ended
         own = self._own_endpoints(ports)
         self._guard = AddressGuard(
             allow=self.settings.engine.target_allow,
@@ -216,7 +226,15 @@ class Process:
         services.engine_store = store = open_store(self.settings, self._redis.url, NODE_CONNECTIONS, beats=True)
         sole = self.embedded is not None or (self._parent is not None and self._parent.sole)
         services.engine = build_engine(
-            self.settings, store, clock, metrics, self._guard, url=self.url, sole=sole, wrap=self._wrap
+            self.settings,
+            store,
+            clock,
+            metrics,
+            self._guard,
+            url=self.url,
+            sole=sole,
+            wrap=self._wrap,
+            traces=self._traces,
         )
         if self._parent is not None:
             bind_to_all(node=services.engine.node.id)

@@ -465,6 +465,13 @@ class ProcessSettings(Section, frozen=True, kw_only=True):
             "and with the keys of the API's settings. Not set: none.",
         ),
     ] = None
+    traces: Annotated[
+        bool,
+        Meta(
+            description="yes: export OpenTelemetry traces of runs by OTLP over HTTP, as the standard OTEL_ variables "
+            "say. Needs pip install cronpost[otel]."
+        ),
+    ] = False
 
 
 class LogSettings(Section, frozen=True, kw_only=True):

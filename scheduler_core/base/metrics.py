@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily
@@ -203,6 +204,12 @@ class Metrics:
         self.alerts_waiting = Gauge(
             "cronpost_alerts_waiting", "Messages of alerts to be sent; 0 on nodes that do not send.", registry=r
         )
+        self.spans_exported = Counter("cronpost_spans_exported_total", "Spans that the collector accepted.", registry=r)
+        self.spans_dropped = Counter(
+            "cronpost_spans_dropped_total", "Spans dropped: the collector was away or too slow.", registry=r
+        )
+        self.run_ended: Callable[[str, Any], None] | None = None
+        """Receives the job's id and each run that ends, for its trace; None: no traces."""
         r.register(_LogLines())
         ProcessCollector(registry=r)
 

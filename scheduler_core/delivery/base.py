@@ -94,6 +94,8 @@ class Environment(msgspec.Struct, frozen=True):
     settings: EngineSettings
     guard: AddressGuard
     """Decides which addresses this node may connect to. A kind that opens connections must check each address."""
+    is_sampled: Callable[[str], bool] | None = None
+    """Whether the trace of a run, given by its id, is recorded; None: all are, or traces are off."""
 
 
 class TargetKind(ABC):

@@ -12,6 +12,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.notify.notifier import Notifier
+from scheduler_core.model.trace import Traces
 from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.loops.alerts import AlertKeeper
 from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
@@ -47,6 +48,7 @@ class Engine:
         task_settings: TaskSettings | None = None,
         sole: bool = False,
         guard: AddressGuard | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """``guard``: decides to which addresses e-mails may be sent; None: the default one."""
         shards = store if isinstance(store, Shards) else Shards.of_one(store)
@@ -58,7 +60,9 @@ class Engine:
         nodes = [self.node]
         nodes += [Node(settings, clock, node_id=self.node.id, slots=self.node.slots) for _ in shards.all[1:]]
         self._shards = [
-            NodeShard(node, one, shards, deliverer, clock, metrics, timekeeper, self.limiter, order, sole=sole)
+            NodeShard(
+                node, one, shards, deliverer, clock, metrics, timekeeper, self.limiter, order, sole=sole, traces=traces
+            )
             for node, one in zip(nodes, shards.all, strict=True)
         ]
         start_series(metrics)
@@ -70,7 +74,14 @@ class Engine:
         first = self._shards[0]
         task_store = first.store.task_store(task_settings)
         self._task_batcher = TaskBatcher(
-            self.node, task_store, deliverer, clock, metrics, may_reclaim=first.reaper.may_reclaim, sole=sole
+            self.node,
+            task_store,
+            deliverer,
+            clock,
+            metrics,
+            may_reclaim=first.reaper.may_reclaim,
+            sole=sole,
+            traces=traces,
         )
         self._task_wakeups = TaskWakeupSubscriber(task_store, self._task_batcher, clock, metrics)
         self._catalogue_sweeper = CatalogueSweeper(shards, clock, metrics)

@@ -16,6 +16,7 @@ from scheduler_core.base.events import SERVICE_FAILED, STORE_LOST, get_logger
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer, start_all_of
 from scheduler_core.model.event import Change
+from scheduler_core.model.trace import Traces
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.dispatch.target_cache import TargetCache
@@ -67,6 +68,7 @@ class NodeShard:
         order: Order,
         *,
         sole: bool,
+        traces: Traces | None = None,
     ) -> None:
         settings = node.settings
         self.node = node
@@ -90,6 +92,7 @@ class NodeShard:
             in_flight=node.in_flight,
             takes_writes=lambda: self.heartbeat.fault is None,
             attention=store.attention_store(),
+            traces=traces,
         )
         catalogue = shards.lead.catalogue_store()
         targets = TargetCache(catalogue if store is shards.lead else store.target_copies(catalogue))

@@ -40,6 +40,8 @@ def report_record(metrics: Metrics, job_id: str, record: Run | Miss) -> None:
         return
     state, reason = str(record.state), str(record.reason)
     metrics.runs.add(state, reason)
+    if metrics.run_ended is not None:
+        metrics.run_ended(job_id, record)
     last = record.attempts[-1] if record.attempts else None
     log_often(
         RUN_SETTLED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -97,6 +98,7 @@ async def test_a_run_has_every_field_with_its_meaning(
     assert "link" not in answer.headers
     detail = (await client.get("/runs/RUN-FAILED")).json()
     assert detail == listed | {
+        "trace_id": hashlib.md5(b"RUN-FAILED", usedforsecurity=False).hexdigest(),
         "job_version": 1,
         "attempt": 2,
         "message": "",

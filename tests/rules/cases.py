@@ -340,6 +340,22 @@ CASES = (
         shown=(JOB, "14"),
     ),
     Case(
+        "CronpostAlertsFailing",
+        {'cronpost_alerts_total{channel="slack",result="failed"}': "0x20 14x20"},
+        (
+            {'cronpost_alerts_total{channel="slack",result="sent"}': "0x20 14x20"},
+            {'cronpost_alerts_total{channel="slack",result="failed"}': "14x40"},
+        ),
+        {"channel": "slack"},
+        (JOB, "slack", "14"),
+    ),
+    Case(
+        "CronpostSpansDropped",
+        {"cronpost_spans_dropped_total": "0x20 14x20"},
+        ({"cronpost_spans_dropped_total": "14x40"},),
+        shown=(JOB, "14"),
+    ),
+    Case(
         "CronpostFilesUsedUp",
         {"process_open_fds": "95x40", "process_max_fds": "100x40", "cronpost_jobs": "0x40"},
         (

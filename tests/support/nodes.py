@@ -13,6 +13,7 @@ from scheduler_core.delivery.base import CoroutineDeliverer, MaySend, start_all_
 from scheduler_core.delivery.http.request import Request, request_of
 from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.model.trace import Traces
 from scheduler_core.node.dispatch.dispatcher import Dispatcher
 from scheduler_core.node.dispatch.in_flight import InFlight
 from scheduler_core.node.dispatch.limiter import TargetLimiter
@@ -93,6 +94,7 @@ class SteppedNode:
         clock: ManualClock,
         metrics: Metrics | None = None,
         settings: EngineSettings | None = None,
+        traces: Traces | None = None,
     ) -> None:
         metrics = metrics or Metrics()
         self.store = store
@@ -112,6 +114,7 @@ class SteppedNode:
             suspects=self.suspects,
             order=self.order,
             attention=store.attention_store(),
+            traces=traces,
         )
         self.targets = TargetCache(RedisCatalogue(store))
         limiter = TargetLimiter(self.node.slots, self.node.settings, clock, metrics)

@@ -11,6 +11,7 @@ from scheduler_core.base.config import EngineSettings, TaskSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.outcome import Outcome
 from scheduler_core.model.task import Task, task_id
+from scheduler_core.model.trace import Traces
 from scheduler_core.node.loops.task_batches import TaskBatcher
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.redis.tasks import RedisTasks
@@ -40,6 +41,7 @@ class SteppedTaskNode(SteppedNode):
         *,
         task_settings: TaskSettings | None = None,
         sole: bool = False,
+        traces: Traces | None = None,
     ) -> None:
         metrics = metrics or Metrics()
         super().__init__(store, clock, metrics, settings)
@@ -52,6 +54,7 @@ class SteppedTaskNode(SteppedNode):
             metrics,
             may_reclaim=self.reaper.may_reclaim,
             sole=sole,
+            traces=traces,
         )
 
     @property

@@ -28,6 +28,7 @@ from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.outcome import OutcomeKind
 from scheduler_core.model.run import NEXT_FIRE_TIME, Reason, RunState
 from scheduler_core.model.status import RunStatus, attempt_error_type, attempt_status, error_type_of, status_of
+from scheduler_core.model.trace import trace_id_of
 from scheduler_core.usecases.history import FoundRun
 
 
@@ -94,6 +95,9 @@ class RunDetail(ListedRun):
     """A run with its request and response, as far as they were kept. Secrets are masked. `taken_at` to `note` belong to
     completion by callback."""
 
+    trace_id: Annotated[
+        str, Meta(description="Of its spans, and in the `traceparent` of its requests: the MD5 of `id`.")
+    ]
     job_version: int
     attempt: AttemptCount
     message: Annotated[str, Meta(description="Why the run is in this state, for people.")]
@@ -156,6 +160,7 @@ def show_found_with_detail(found: FoundRun) -> RunDetail:
     is_taken = run.state is RunState.TAKEN
     return RunDetail(
         **structs.asdict(show_found(found)),
+        trace_id=trace_id_of(run.id),
         job_version=run.job_version,
         attempt=run.attempt,
         message=run.message,

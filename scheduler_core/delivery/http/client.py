@@ -84,8 +84,11 @@ class HttpClient:
         transport: httpx.AsyncBaseTransport | None = None,
         sign_keys: Sequence[str] = (),
         sign_origins: Iterable[str] = (),
+        is_sampled: Callable[[str], bool] | None = None,
     ) -> None:
-        """``sign_keys`` sign the requests to ``sign_origins`` whose call has no keys of its own."""
+        """``sign_keys`` sign the requests to ``sign_origins`` whose call has no keys of its own. ``is_sampled`` returns
+        the flag of a run's trace context; None: it is always set."""
+        self._is_sampled = is_sampled
         self._clock = clock
         self._sign_keys = tuple(sign_keys)
         self._sign_origins = frozenset(map(origin_of, sign_origins))
@@ -116,7 +119,8 @@ class HttpClient:
         if call.client is not None:
             self._tokens.expect(call.client)
             return call
-        request: Request | None = request_of(call)
+        sampled = self._is_sampled is None or self._is_sampled(call.run_id)
+        request: Request | None = request_of(call, sampled=sampled)
         assert request is not None
         try:
             written = write_head(request, self._user_agent)
@@ -215,9 +219,11 @@ class HttpClient:
 
     def _request_of(self, call: Call) -> Request:
         keys = self._keys_of(call)
+        sampled = self._is_sampled is None or self._is_sampled(call.run_id)
         if not keys:
-            return request_of(call)
-        return request_of(call, signature_headers(call.run_id, self._clock.now_ms() // 1000, call.payload, keys))
+            return request_of(call, sampled=sampled)
+        signature = signature_headers(call.run_id, self._clock.now_ms() // 1000, call.payload, keys)
+        return request_of(call, signature, sampled=sampled)
 
     def _keys_of(self, call: Call) -> tuple[str, ...]:
         """Return the keys that sign the request of ``call``; none: it is not signed."""

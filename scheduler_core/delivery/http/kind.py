@@ -44,6 +44,7 @@ class HttpKind(TargetKind):
             keep_bytes=settings.keep_bytes,
             sign_keys=settings.sign_keys,
             sign_origins=settings.sign_origins,
+            is_sampled=environment.is_sampled,
         )
 
 

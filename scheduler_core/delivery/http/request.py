@@ -16,14 +16,10 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-try:  # CPython's own: less than half the time of OpenSSL's, which hashlib prefers and FIPS builds refuse
-    from _md5 import md5 as _md5  # type: ignore[import-not-found,unused-ignore]
-except ImportError:
-    from hashlib import md5 as _md5
-
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.delivery.http.connect import Origin
 from scheduler_core.model.call import Call, Headers
+from scheduler_core.model.trace import traceparent_of
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """The idempotent methods (RFC 9110, 9.2.2)."""
@@ -35,7 +31,6 @@ _BODY_METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 """Requests with these methods have a Content-Length even if the body is empty (RFC 9110, 8.6)."""
 
 _TRANSPORT_HEADERS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection"})
-_SPAN_BITS: Final = 0xFFFF_FFFF_FFFF_FFFF
 _METHOD: Final = re.compile(r"[A-Z]+\Z")
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 """Characters that percent-encoding does not change (RFC 3986, 2.3)."""
@@ -64,8 +59,11 @@ class Request(msgspec.Struct, frozen=True):
     """The header of this name, unless ``headers`` have one; empty: send none."""
 
 
-def request_of(call: Call, signature: Headers = ()) -> Request:
-    """Return the HTTP request of ``call``: the user's headers, those that describe the run, and ``signature``."""
+def request_of(call: Call, signature: Headers = (), *, sampled: bool = True) -> Request:
+    """Return the HTTP request of ``call``: the user's headers, those that describe the run, and ``signature``.
+
+    ``sampled``: the flag of its trace context.
+    """
     headers = [
         *call.headers,
         *signature,
@@ -93,18 +91,8 @@ def request_of(call: Call, signature: Headers = ()) -> Request:
         call.whole_answer,
         call.retry_statuses,
         not call.is_last_attempt,
-        traceparent_of(call.run_id, call.fence, call.attempt),
+        traceparent_of(call.run_id, call.fence, call.attempt, sampled=sampled),
     )
-
-
-def traceparent_of(run_id: str, fence: int, attempt: int) -> str:
-    """Return the W3C trace context of an attempt: one trace for each run, one span for each attempt.
-
-    The trace id is the MD5 of the run's id: users can compute it, and samplers find its bits random. The span id is the
-    attempt's number and the lower 48 bits of the fence, because a fence counts microseconds since 1970.
-    """
-    trace_id = _md5(run_id.encode()).hexdigest()  # noqa: S324 - not for security
-    return f"00-{trace_id}-{(fence << 16 | attempt) & _SPAN_BITS:016x}-01"
 
 
 @lru_cache(maxsize=1024)

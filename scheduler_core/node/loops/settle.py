@@ -31,6 +31,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.job_state import HeldBack, JobState
 from scheduler_core.model.lease import LostCause
 from scheduler_core.model.run import Reason, Run, RunState
+from scheduler_core.model.trace import EndedAttempt, Traces
 from scheduler_core.model.transition import Transition
 from scheduler_core.node.loops.order import BURST, MORE_SECONDS, Order
 from scheduler_core.node.loops.service import Service
@@ -59,7 +60,8 @@ class Settler(Service):
 
     ``wake_at`` receives the next wake-up of each settled job. ``in_flight``: the attempts in flight.
     ``takes_writes`` returns whether Redis accepts other writes (the heartbeat): if not, the fault is not in the refused
-    job. ``attention`` lists settlements that Redis refuses; None: only the log does.
+    job. ``attention`` lists settlements that Redis refuses; None: only the log does. ``traces`` records spans; None: no
+    traces.
     """
 
     name = "settle"
@@ -77,8 +79,10 @@ class Settler(Service):
         in_flight: Sized = (),
         takes_writes: Callable[[], bool] = lambda: True,
         attention: AttentionStore | None = None,
+        traces: Traces | None = None,
     ) -> None:
         super().__init__(clock, metrics)
+        self._traces = traces
         self._store = store
         self._policy = policy
         self._wake_at = wake_at
@@ -275,8 +279,12 @@ class Settler(Service):
         elif result == "stale":
             self.metrics.refused.inc()
             log.warning(SETTLEMENT_REFUSED, job_id=one.claimed.id, fence=one.claimed.lease.fence)
+            if self._traces is not None:
+                self._trace(self._traces, one, is_stored=False)
         else:
             self._report(one)
+            if self._traces is not None:
+                self._trace(self._traces, one, is_stored=True)
         if one.claimed.lease.group:
             self._suspects.settled(self.lease_ids())
 
@@ -288,6 +296,28 @@ class Settler(Service):
         else:
             plan = partial(planned_again, one, stored, self._policy, self.clock.now_ms())
             self._put_planned(claimed, plan, one.work, one.ended)
+
+    def _trace(self, traces: Traces, one: Unsettled, *, is_stored: bool) -> None:
+        """Record the spans of an attempt whose result was sent."""
+        if one.work is None or one.ended is None:
+            return
+        lease, ended = one.claimed.lease, one.ended
+        traces.attempt_ended(
+            EndedAttempt(
+                job_of_claim_key(one.claimed.id),
+                one.work.run,
+                lease.node,
+                lease.fence,
+                lease.fence != lease.first_fence,
+                lease.wake_ms or ended.started_at_ms,
+                ended.started_at_ms,
+                ended.ended_at_ms,
+                self.clock.now_ms(),
+                is_stored,
+                ended.outcome,
+                ended.call,
+            )
+        )
 
     def _report(self, one: Unsettled) -> None:
         """Count and log what Redis accepted, and wake the claimer when the job is due again."""

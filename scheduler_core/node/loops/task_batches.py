@@ -31,6 +31,7 @@ from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.model.run import Run
 from scheduler_core.model.task import Task, TaskRules, task_id
+from scheduler_core.model.trace import EndedAttempt, Traces
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.plan.settle import Ended
@@ -52,6 +53,8 @@ class Unsettled(msgspec.Struct):
     settlement: TaskSettlement
     called: Task | None = None
     """The task after the call; None: it was not called."""
+    attempt: tuple[Run, Ended] | None = None
+    """The call and its run before it, for its trace; None: it has none."""
 
 
 class Batch:
@@ -88,8 +91,10 @@ class TaskBatcher(Service):
         *,
         may_reclaim: Callable[[], bool],
         sole: bool = False,
+        traces: Traces | None = None,
     ) -> None:
         super().__init__(clock, metrics)
+        self._traces = traces
         self._node = node
         self._store = store
         self._deliverer = deliverer
@@ -245,6 +250,8 @@ class TaskBatcher(Service):
             self.metrics.task_lateness.observe(max(0, started_at_ms - due_at_ms) / 1000)
         step = plan_called(task, ended, batch.rules)
         self._put(batch, row, step, step.task)
+        if self._traces is not None:
+            batch.ended[-1].attempt = (current_run(task), ended)
 
     async def _deliver(self, call: Call) -> Outcome:
         return await attempt(lambda done: self._deliverer.start(call, done, self._may_call))
@@ -296,6 +303,8 @@ class TaskBatcher(Service):
 
     def _answered(self, batch: Batch, one: Unsettled, result: str) -> None:
         public_id = task_id(one.row.number)
+        if self._traces is not None and one.attempt is not None:
+            self._trace(self._traces, one, *one.attempt, fence=batch.fence, is_stored=result != "refused")
         if result == "refused":
             self.metrics.refused.inc()
             log.warning(SETTLEMENT_REFUSED, job_id=public_id, fence=batch.fence)
@@ -308,6 +317,25 @@ class TaskBatcher(Service):
         elif one.step.operation is TaskOperation.FAILED and one.called is not None and one.called.run is not None:
             self.metrics.retries.inc()
             _log_retry(public_id, one.called.run)
+
+    def _trace(self, traces: Traces, one: Unsettled, run: Run, ended: Ended, *, fence: int, is_stored: bool) -> None:
+        """Record the spans of a call whose result was sent."""
+        traces.attempt_ended(
+            EndedAttempt(
+                task_id(one.row.number),
+                run,
+                self._node.id,
+                fence,
+                False,
+                max(run.fire_time_ms, ended.started_at_ms) if run.attempt else run.fire_time_ms,
+                ended.started_at_ms,
+                ended.ended_at_ms,
+                self.clock.now_ms(),
+                is_stored,
+                ended.outcome,
+                ended.call,
+            )
+        )
 
     # ---- stop ---------------------------------------------------------------------------------------------------
 
