@@ -4,6 +4,7 @@ hold after every single step, whichever face a client comes through."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from scheduler_core.base.errors import (
     InvalidInput,
     JobNotFound,
     KeyReused,
+    NoNode,
     OutcomeUnknown,
     RunConflict,
     RunLost,
@@ -44,7 +46,7 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.attention import Kind, Why
-from scheduler_core.model.catalogue import Target, Timing, job_id_of
+from scheduler_core.model.catalogue import Target, Timing, job_id_of, tried_target_of
 from scheduler_core.model.events_of import event_of_record
 from scheduler_core.model.health import failures_of, last_success_ms
 from scheduler_core.model.job import Job
@@ -78,6 +80,7 @@ from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.pauses import PauseService
 from scheduler_core.usecases.replay import Replayed, ReplayService
 from scheduler_core.usecases.schedules import ScheduleChange, ScheduleService
+from scheduler_core.usecases.target_tries import TargetTries, TargetTry
 from scheduler_core.usecases.targets import TargetService
 from scheduler_core.usecases.tasks import TaskService
 from tests.support.examples import examples
@@ -248,6 +251,12 @@ class History(RuleBasedStateMachine):
         self.replay_service = ReplayService(PerShard([self.jobs]), history)
         self.schedule_service = ScheduleService(Shards.of_one(self.store), self.clock, self.metrics)
         self.target_service = TargetService(Shards.of_one(self.store), self.clock, self.schedule_service)
+        jobs = PerShard([self.jobs])
+        self.tries = TargetTries(Shards.of_one(self.store), jobs, self.target_service, self.clock)
+        self.tried: dict[str | None, TargetTry] = {}
+        """The tries of the target by their Idempotency-Keys; None: the latest one without a key."""
+        self.sent_tries: dict[str, list[OpenRequest]] = {}
+        """The requests of each run that tries the target."""
         self.tasks = TaskService(RedisTasks(self.store, TASK_SETTINGS), self.clock, self.metrics)
         self.nodes: list[SteppedTaskNode] = []
         self.deaf: SteppedTaskNode | None = None
@@ -713,6 +722,16 @@ class History(RuleBasedStateMachine):
                 if before is not None and after is not None and not same_fire_times(before, after):
                     self.next_segment(schedule_id, self.end_segment(name))
 
+    @rule(key=st.sampled_from([None, "a", "b"]))
+    def try_target(self, key: str | None) -> None:
+        if not any(not node.frozen for node in self.nodes):
+            return
+        with contextlib.suppress(NoNode):
+            tried = self.run(self.tries.send(self.target, key=key))
+            if key is not None:
+                assert self.tried.get(key, tried) == tried, "a repetition got another run"
+            self.tried[key] = tried
+
     # ---- one-off tasks ------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.task_ids) < MOST_TASKS)
@@ -950,6 +969,21 @@ class History(RuleBasedStateMachine):
             changes = [one.type for one in found if one.type in {"job.changed", "job.deleted"}]
             is_stored = self.run(self.store.read(name)).snapshot.job is not None
             assert is_stored == (changes[-1:] == ["job.changed"])
+
+    @invariant()
+    def a_target_is_tried_by_one_request_at_most(self) -> None:
+        for node in self.nodes:
+            for entry in node.deliverer.seen:
+                if tried_target_of(entry.job_id) is not None:
+                    sent = self.sent_tries.setdefault(entry.run_id, [])
+                    if entry not in sent:
+                        sent.append(entry)
+        assert all(len(sent) == 1 for sent in self.sent_tries.values())
+        for tried in self.tried.values():
+            is_stored = self.run(self.store.read(tried.job_id)).snapshot.job is not None
+            run = self.run(self.store.settled_run(tried.run_id))
+            assert is_stored == (run is None), "its job exists until its run has ended"
+            assert run is None or run.attempt <= 1
 
     @invariant()
     def no_task_is_in_two_places_or_called_by_two(self) -> None:

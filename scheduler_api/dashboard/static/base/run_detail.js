@@ -123,11 +123,15 @@ export function explain(run) {
   return said(why, next);
 }
 
-/** Show a run: a summary, what happened, its attempts, request and answer. `run`: as GET /runs/{id} answers it. */
-export function runDetail(run) {
+/**
+ * Show a run: what happened, a summary, its attempts, request and answer.
+ * @param {object} run as GET /runs/{id} answers it
+ * @param {{facts?: boolean}} [options] `facts` false: without the summary
+ */
+export function runDetail(run, { facts: withFacts = true } = {}) {
   return element("div", { class: "run-detail" },
     callout(explain(run)),
-    summary(run),
+    withFacts ? summary(run) : null,
     isOpen(run) || run.taken_at ? progress(run) : null,
     attemptsOf(run),
     exchange(run));
@@ -181,7 +185,7 @@ function attemptsOf(run) {
   if (!run.attempts.length) return null;
   const missing = run.attempt - run.attempts.length;
   return section(plural(run.attempts.length, "attempt"), { about: missing > 0 ? `${plural(missing, "attempt")} between the first and the latest ones ${missing === 1 ? "is" : "are"} not kept.` : null },
-    run.attempts.length > 1 || (run.lateness_ms ?? 0) > 1000 ? timeline(run) : null,
+    run.attempts.length > 1 ? timeline(run) : null,
     element("ol", { class: "attempts" }, run.attempts.map((one, index) => attemptLine(run, one, run.attempts[index - 1]))));
 }
 
@@ -199,8 +203,10 @@ function attemptLine(run, one, before) {
 /** Draw the attempts of a run on one line, from its fire time (or first attempt) to its end. */
 function timeline(run) {
   const starts = run.attempts.map((one) => ms(one.started_at)).filter((one) => one !== null);
-  const from = Math.min(run.lateness_ms === null ? Infinity : ms(run.fire_time), ...starts);
+  let from = Math.min(...starts);
   const to = Math.max(ms(run.completed_at) ?? 0, ...run.attempts.map((one) => ms(one.completed_at) ?? 0));
+  // A run that started long after its fire time is drawn without the wait.
+  if (run.lateness_ms !== null && run.lateness_ms < 3 * (to - from)) from = Math.min(from, ms(run.fire_time));
   const span = to - from;
   if (!(span > 0) || !Number.isFinite(span)) return null;
   const marks = run.attempts.filter((one) => one.started_at).map((one) => {

@@ -7,7 +7,7 @@ import { bdi, code, element, facts, fragment, link, safeLink } from "../base/dom
 import { listen, throttle } from "../base/live.js";
 import { readRun, runDetail } from "../base/run_detail.js";
 import { ago, count, duration, time, until } from "../base/time.js";
-import { button, page, section } from "../base/view.js";
+import { button, page } from "../base/view.js";
 
 export const styles = ["runs.css"];
 
@@ -55,7 +55,7 @@ export async function show(view) {
           ["Run", task.settledAt ? link(`/ui/runs/${task.runId}`, code(task.runId)) : null],
         ])));
     }
-    if (run) body.append(section("Its calls", {}, runDetail(run)));
+    if (run) body.append(runDetail(run, { facts: false }));
     else if (waits && task.calls) body.append(element("p", { class: "soft" }, "Requests and answers are shown when the task is delivered or stale."));
   };
   const remove = async () => {
