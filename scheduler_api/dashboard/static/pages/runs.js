@@ -146,7 +146,7 @@ function filters(view) {
     view.setQuery(changes);
     view.refreshRuns?.();
   };
-  const field = (text, input, kind = "") => element("label", { class: `stack ${kind}` }, text, input);
+  const field = (text, input, kind = "") => element("label", { class: `stack tight ${kind}` }, text, input);
   const chooser = (name, text, options) =>
     field(text, select([["", "Any"], ...options], { value: query.get(name) ?? "", onchange: (event) => apply({ [name]: event.target.value }) }));
   const moment = (name, text) =>
