@@ -135,6 +135,16 @@ def if_match(request: Request) -> frozenset[str] | None:
     return frozenset(found)
 
 
+def if_none_match(request: Request) -> bool:
+    """Return whether the header ``If-None-Match: *`` requires that the job does not exist. Raises InvalidInput."""
+    given = request.headers.get("if-none-match")
+    if given is None:
+        return False
+    if given.strip() != ANY:
+        raise InvalidInput("If-None-Match must be *, which requires that the job does not exist", field="If-None-Match")
+    return True
+
+
 def path_id(request: Request) -> str:
     """Read the job id in the path. Routes match the path as it was sent, so an id can contain an encoded slash."""
     return decoded(request.path_params["job_id"], field="id")

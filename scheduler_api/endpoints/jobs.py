@@ -14,6 +14,7 @@ from starlette.responses import Response
 from scheduler_api.answers import (
     etag_of,
     if_match,
+    if_none_match,
     json_answer,
     no_fields,
     path_id,
@@ -27,6 +28,7 @@ from scheduler_api.openapi.common import (
     BODY_FAULTS,
     ETAG,
     IF_MATCH,
+    IF_NONE_MATCH,
     IS_A_SCHEDULE,
     NO_JOB,
     NOT_MATCHED,
@@ -59,6 +61,7 @@ from scheduler_core.model.catalogue import schedule_id_of
 from scheduler_core.model.job import Job
 from scheduler_core.model.policies import Overlap
 from scheduler_core.usecases.edits import Preview, preview_upsert
+from scheduler_core.usecases.if_match import ABSENT, IfMatch
 from scheduler_core.usecases.job_health import with_child_facts
 from scheduler_core.usecases.job_reads import JobView
 from scheduler_core.usecases.jobs import JobService
@@ -80,6 +83,7 @@ UPSERT_PARAMETERS = (
     ),
     IF_MATCH,
 )
+STORE_PARAMETERS = (*UPSERT_PARAMETERS, IF_NONE_MATCH)
 UPSERT_NAMES = query_names(UPSERT_PARAMETERS)
 GET_PARAMETERS = (
     Parameter(
@@ -130,7 +134,7 @@ def check_callback(context: Context, job: Job) -> None:
 
 async def _store(request: Request, job: Job, params: dict[str, str]) -> Response:
     context = context_of(request)
-    restart, dry_run, wanted = yes_or_no(params, "restart"), yes_or_no(params, "dry_run"), if_match(request)
+    restart, dry_run, wanted = yes_or_no(params, "restart"), yes_or_no(params, "dry_run"), _required(request)
     check_callback(context, job)
     named = names_target(job)
     if not named:
@@ -143,6 +147,16 @@ async def _store(request: Request, job: Job, params: dict[str, str]) -> Response
             return await answer_dry_run(context, preview)
         view, changed = await jobs.upsert(job, restart=restart, if_match=wanted)
     return answer_upsert(view, changed)
+
+
+def _required(request: Request) -> IfMatch | None:
+    """Read which version of the job the request requires, or that there is none. Raises InvalidInput."""
+    wanted = if_match(request)
+    if not if_none_match(request):
+        return wanted
+    if wanted is not None:
+        raise InvalidInput("If-Match and If-None-Match contradict each other: send one of them", field="If-None-Match")
+    return ABSENT
 
 
 def answer_upsert(view: JobView, changed: bool) -> Response:
@@ -291,7 +305,7 @@ ROUTES = described(
         upsert,
         "upsert_job",
         "Create or replace a job",
-        parameters=UPSERT_PARAMETERS,
+        parameters=STORE_PARAMETERS,
         body=JobBody,
         answers=STORED,
     ),
@@ -316,7 +330,7 @@ ROUTES = described(
         put,
         "put_job",
         "Create or replace a job; the id in the body may be absent",
-        parameters=UPSERT_PARAMETERS,
+        parameters=STORE_PARAMETERS,
         body=JobPutBody,
         answers=STORED,
     ),

@@ -39,6 +39,12 @@ IF_MATCH = Parameter(
     "The `ETag` of an earlier answer. The request is carried out only if the job still has it.",
     where="header",
 )
+IF_NONE_MATCH = Parameter(
+    "If-None-Match",
+    Annotated[str, Meta(pattern=r"^\*$")],
+    "`*`: the request is carried out only if the job does not exist (else 412 `job_exists`).",
+    where="header",
+)
 NOT_MATCHED: Answers = {
     412: problem("The job does not have the ETag in `If-Match` (`version_mismatch`); nothing was changed.", ETAG)
 }

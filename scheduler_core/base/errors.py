@@ -115,6 +115,16 @@ class VersionMismatch(CronpostError):
         self.etag = etag
 
 
+class JobExists(VersionMismatch):
+    """A job is stored under the id, and the caller requires that there is none; nothing was changed."""
+
+    code = "job_exists"
+
+    def __init__(self, etag: str | None) -> None:
+        super().__init__(etag)
+        self.args = ("a job is stored under this id, and If-None-Match requires that there is none: choose another id",)
+
+
 class RunConflict(CronpostError):
     """The job has a run that is not settled, so that another cannot be started now."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from scheduler_core.base.errors import JobNotFound, RunConflict, VersionMismatch
+from scheduler_core.base.errors import JobExists, JobNotFound, RunConflict, VersionMismatch
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.jobs import StoredJob
 from scheduler_core.usecases.job_reads import exists
@@ -16,11 +16,20 @@ from scheduler_core.usecases.release import Plan
 
 ANY = "*"
 IfMatch = Collection[str]
-"""The ETags that a client accepts; ``ANY``: of each stored job."""
+"""The ETags that a client accepts; ``ANY``: of each stored job; ``ABSENT``: none, the job must not exist."""
+ABSENT: IfMatch = frozenset({""})
+"""Compare with ``is``: a client can send an empty ETag."""
 
 
 def check_etag(stored: StoredJob, if_match: IfMatch | None) -> None:
-    """Raise VersionMismatch unless the job is stored in one of these versions. None: any, also none at all."""
+    """Raise VersionMismatch unless the job is stored in one of these versions. None: any, also none at all.
+
+    Raise JobExists if it is stored and must not exist.
+    """
+    if if_match is ABSENT:
+        if exists(stored):
+            raise JobExists(None if stored.snapshot.job is None else stored.snapshot.job.etag)
+        return
     if if_match is None or (ANY in if_match and exists(stored)):
         return
     etag = None if stored.snapshot.job is None else stored.snapshot.job.etag

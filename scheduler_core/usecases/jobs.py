@@ -44,7 +44,7 @@ from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.history import Stored, mark_of
 from scheduler_core.store.jobs import JobStore, StoredJob
 from scheduler_core.triggers.trigger import AtSpec, CronSpec
-from scheduler_core.usecases.if_match import IfMatch, check_etag, check_existing, requiring
+from scheduler_core.usecases.if_match import ABSENT, IfMatch, check_etag, check_existing, requiring
 from scheduler_core.usecases.job_reads import (
     JobReader,
     JobView,
@@ -91,14 +91,14 @@ class JobService(JobReader):
         """
         plan = requiring(partial(step_of_upsert, job, restart=restart), if_match)
         if job.target_id is None or self._targets is None:
-            return await self._upsert(job, plan, creates=if_match is None)
+            return await self._upsert(job, plan, creates=if_match is None or if_match is ABSENT)
 
         def plan_in_time(stored: StoredJob, now_ms: int) -> Transition | None:
             check_in_time(now_ms, until_ms)
             return plan(stored, now_ms)
 
         async with self._targets.using(job) as until_ms:
-            return await self._upsert(job, plan_in_time, creates=if_match is None)
+            return await self._upsert(job, plan_in_time, creates=if_match is None or if_match is ABSENT)
 
     async def _upsert(self, job: Job, plan: Plan, *, creates: bool) -> tuple[JobView, bool]:
         # Most jobs are new or unchanged. One command is enough for both.

@@ -187,3 +187,34 @@ async def test_a_repeated_run_gets_its_first_answer_though_the_job_has_changed_s
     assert (first.status_code, again.text) == (202, first.text)
     other_key = await client.post(f"{JOB}/run", headers=headers | {"Idempotency-Key": "l"})
     assert other_key.status_code == 412
+
+
+# ---- If-None-Match ----------------------------------------------------------------------------------------------
+
+NEW = {"If-None-Match": "*"}
+
+
+@pytest.mark.parametrize("change", [CHANGES["POST /"], CHANGES["PUT"], CHANGES["dry run of PUT"]])
+async def test_if_none_match_refuses_a_job_that_exists(client: httpx.AsyncClient, change: Change) -> None:
+    created = await client.post("/", json=job(), headers=NEW)
+    assert created.status_code == 202
+    before = await stored(client)
+    answer = await change(client, NEW)
+    assert (answer.status_code, answer.json()["code"]) == (412, "job_exists")
+    assert answer.headers["etag"] == created.headers["etag"]
+    assert await stored(client) == before
+    await client.delete(JOB)
+    assert (await change(client, NEW)).status_code in {200, 202}
+
+
+async def test_one_of_several_processes_creates_a_job(client: httpx.AsyncClient, other: httpx.AsyncClient) -> None:
+    answers = await asyncio.gather(
+        *(one.post("/", json=job(payload=number), headers=NEW) for number in range(5) for one in (client, other))
+    )
+    assert sorted(answer.status_code for answer in answers) == [202] + [412] * 9
+
+
+async def test_only_a_star_is_accepted_in_if_none_match_and_not_beside_if_match(client: httpx.AsyncClient) -> None:
+    for headers in ({"If-None-Match": '"19ab-3"'}, NEW | {"If-Match": "*"}):
+        answer = await client.post("/", json=job(), headers=headers)
+        assert (answer.status_code, answer.json()["field"]) == (400, "If-None-Match")

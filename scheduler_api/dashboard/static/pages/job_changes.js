@@ -72,7 +72,7 @@ function shown(raw) {
 /** Return the command that stores a definition. */
 export function curlLine(id, definition, etag) {
   const lines = [`curl -X PUT ${quoted(`${location.origin}${path("jobs", id || "ID")}`)}`];
-  if (etag) lines.push(`-H ${quoted(`If-Match: ${etag}`)}`);
+  lines.push(`-H ${quoted(etag ? `If-Match: ${etag}` : "If-None-Match: *")}`);
   return [...lines, `-d ${quoted(joined(definition))}`].join(" \\\n  ");
 }
 

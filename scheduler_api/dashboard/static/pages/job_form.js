@@ -144,7 +144,7 @@ export async function show(view) {
     for (const { error } of [meaning, preview]) if (error && !isAbort(error)) problems.push(...toProblems(error));
     showProblems(problems);
     explainIt(meaning, preview.value);
-    if (preview.error?.status === 412) return { changedMeanwhile: true };
+    if (preview.error?.code === "version_mismatch") return { changedMeanwhile: true };
     if (!preview.value || problems.length) {
       const seen = form.querySelectorAll("[aria-invalid=true]").length;
       fill(changes, seen ? element("p", { class: "problem" }, `${plural(seen, "field")} to correct before it can be saved.`) : null);
@@ -174,13 +174,11 @@ export async function show(view) {
   }
 
   async function dryRun(id, definition, signal) {
-    const answer = await sendWithHeaders("PUT", path("jobs", id), joined(definition), { query: { dry_run: true }, signal, headers: condition() });
-    if (!editing && answer.headers.get("ETag")) throw Object.assign(new Error("exists"), { field: "id", detail: "A job with this id exists. Choose another id, or edit that job." });
-    return answer;
+    return sendWithHeaders("PUT", path("jobs", id), joined(definition), { query: { dry_run: true }, signal, headers: condition() });
   }
 
   function condition() {
-    return etag ? { "If-Match": etag } : {};
+    return etag ? { "If-Match": etag } : { "If-None-Match": "*" };
   }
 
   function explainIt(meaning, preview) {
@@ -246,7 +244,7 @@ export async function show(view) {
       view.go(jobPath(id));
     } catch (error) {
       if (isAbort(error)) return;
-      if (error.status === 412 && editing) return resolveConflict();
+      if (error.code === "version_mismatch") return resolveConflict();
       showProblems(toProblems(error));
       if (!error.field) toast(error.detail ?? error.message, "bad");
       focusProblem();
@@ -324,6 +322,7 @@ function settled(promise) {
 }
 
 function toProblems(error) {
+  if (error.code === "job_exists") return [{ field: "id", detail: "A job with this id exists. Choose another id, or edit that job." }];
   if (error.status === 412) return [];
   if (error.errors?.length) return error.errors;
   return [{ field: error.field ?? null, detail: error.detail ?? error.message }];
