@@ -51,6 +51,7 @@ COMMANDS = {
         "scheduler_api.cli.forecast:forecast",
         "Show how many jobs fire in the next 24 hours, and which jobs to spread.",
     ),
+    "nodes": ("scheduler_api.cli.nodes:nodes", "List the nodes and the shards with their state."),
     "operations": (
         "scheduler_api.cli.operations:operations",
         "Show, follow and cancel operations on many jobs or runs.",

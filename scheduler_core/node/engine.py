@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import platform
 
 from scheduler_core.base.clock import RedisClock
 from scheduler_core.base.config import EngineSettings, TaskSettings
@@ -12,6 +14,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.base import Deliverer
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.notify.notifier import Notifier
+from scheduler_core.model.node import NodeFacts
 from scheduler_core.model.trace import Traces
 from scheduler_core.node.dispatch.limiter import TargetLimiter
 from scheduler_core.node.loops.alerts import AlertKeeper
@@ -26,6 +29,7 @@ from scheduler_core.node.node import Node
 from scheduler_core.node.shard_loops import FLUSH_SECONDS, NodeShard
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.report import start_series
+from scheduler_core.version import __version__
 
 log = get_logger(__name__)
 
@@ -68,6 +72,10 @@ class Engine:
         start_series(metrics)
         metrics.stored_runs_limit.set(settings.history_max_runs)
         metrics.stored_bytes_limit.set(settings.history_max_megabytes << 20)
+        self._started_at_ms: int | None = None
+        self._is_draining = False
+        self._host = platform.node()
+        self.node.facts = self._facts
         metrics.in_flight.set_function(lambda: len(self.node.in_flight))
         metrics.not_started.set_function(lambda: sum(len(shard.queue) for shard in self._shards))
         metrics.unsettled.set_function(lambda: sum(shard.settler.unsettled for shard in self._shards))
@@ -151,6 +159,7 @@ class Engine:
             return
         grace = self.node.settings.drain_grace_seconds
         log.info(NODE_DRAINING, node=self.node.id, open=len(self.node.in_flight), grace_seconds=grace)
+        self._is_draining = True
         self._task_batcher.stop_taking()
         await asyncio.gather(*(shard.stop_claiming() for shard in shards))
         await self._task_wakeups.stop()
@@ -168,6 +177,22 @@ class Engine:
         await asyncio.gather(*(shard.say_goodbye() for shard in shards))
         await self._deliverer.aclose()
         log.info(NODE_STOPPED, node=self.node.id, released=len(left), settled=settled)
+
+    def _facts(self) -> NodeFacts:
+        """Return what the heartbeat says about the node, for people."""
+        if self._started_at_ms is None:
+            self._started_at_ms = self.node.clock.now_ms()
+        return NodeFacts(
+            version=__version__,
+            host=self._host,
+            pid=os.getpid(),
+            address=self.node.settings.public_url,
+            started_at_ms=self._started_at_ms,
+            dead_after_ms=self.node.dead_after_ms,
+            in_flight=len(self.node.in_flight),
+            claimed_ahead=sum(len(shard.queue) for shard in self._shards),
+            draining=self._is_draining,
+        )
 
     async def _start(self) -> None:
         async with asyncio.TaskGroup() as starting:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.config import EngineSettings
 from scheduler_core.model.downtime import Downtime
+from scheduler_core.model.node import NodeFacts
 from scheduler_core.model.pause import Pauses
 from scheduler_core.model.run import random_store_id
 from scheduler_core.node.slots import Occupant, SlotPool
@@ -35,6 +37,8 @@ class Node:
         self.clock = clock
         self.in_flight: set[Occupant] = self.slots.in_flight
         """The attempts in flight of the process."""
+        self.facts: Callable[[], NodeFacts] | None = None
+        """What the node says about itself with each heartbeat; None: nothing on this shard."""
         self._dead_after = settings.dead_after_seconds
         self._beat_at: float | None = None
         self._beating_since: float | None = None

@@ -13,6 +13,7 @@ from scheduler_core.model.index import IndexWrite
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.lease import Lease, LostCause
+from scheduler_core.model.node import NodeFacts, StoredNode
 from scheduler_core.model.pause import Pauses
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.events import EventStore
@@ -236,8 +237,14 @@ class LoopStore(EventStore, Protocol):
         lived_gap_ms: int,
         forget_ms: int,
         store_id: str,
+        facts: NodeFacts | None = None,
     ) -> Beat:
-        """Record a heartbeat of ``node``. ``store_id`` becomes the store's id if it has none."""
+        """Record a heartbeat of ``node``, and its ``facts`` in the same step. ``store_id`` becomes the store's id if it
+        has none."""
+        ...
+
+    async def stored_nodes(self) -> list[StoredNode]:
+        """Return the nodes with a heartbeat within the last hour, those that are dead too."""
         ...
 
     async def leave(self, *, node: str, now_ms: int) -> int:

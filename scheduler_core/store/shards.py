@@ -144,6 +144,10 @@ class ShardStore(LoopStore, JobStore, Protocol):
         those of that job."""
         ...
 
+    def server(self) -> str | None:
+        """Return the server of the shard, as host and port or the path of a socket; None: not known yet."""
+        ...
+
     async def server_info(self) -> Mapping[str, Any]:
         """Read the server's INFO."""
         ...

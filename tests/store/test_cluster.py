@@ -91,8 +91,16 @@ async def test_heartbeats_have_connections_of_their_own_and_follow_a_slot_that_m
     shards = open_shards(cluster.url, number=4, timeout_seconds=2, beat_timeout_seconds=2)
 
     async def beat_once(store: RedisStore, now_ms: int) -> Beat:
-        gaps = {"start_gap_ms": 2_000, "lived_gap_ms": 10_000, "forget_ms": 60_000}
-        return await store.beat(node="n", now_ms=now_ms, starting=False, sole=False, store_id="id", **gaps)
+        return await store.beat(
+            node="n",
+            now_ms=now_ms,
+            starting=False,
+            sole=False,
+            start_gap_ms=2_000,
+            lived_gap_ms=10_000,
+            forget_ms=60_000,
+            store_id="id",
+        )
 
     try:
         for store in shards.all:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from scheduler_core.model.index import index_entries
 from scheduler_core.model.job import Job
 from scheduler_core.model.job_state import JobState
+from scheduler_core.model.node import NodeFacts
 from scheduler_core.store.claim_keys import CHILD
 from scheduler_core.store.jobs import Retention
 from scheduler_core.store.loop import Claim
@@ -49,7 +50,7 @@ async def dump(client: Redis) -> dict[str, Any]:
 
 def check_keys(content: dict[str, Any]) -> None:
     """Assert that ``Keys`` defines every key."""
-    known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.claims, KEYS.meta}
+    known = {KEYS.due, KEYS.jobs, KEYS.states, KEYS.leases, KEYS.ids, KEYS.nodes, KEYS.claims, KEYS.facts, KEYS.meta}
     known |= {KEYS.pauses, KEYS.answers, KEYS.answered, KEYS.suspects, KEYS.retrying, KEYS.children, *KEYS.record_keys}
     known |= {KEYS.operations, KEYS.open_operations, KEYS.health, KEYS.set_aside}
     known |= {KEYS.events, KEYS.listening}
@@ -101,7 +102,14 @@ async def put(client: Redis, job: Job, state: JobState) -> bytes:
     return stored
 
 
-async def beat(store: RedisStore, node: str = "node", now_ms: int = START_MS, *, starting: bool = False) -> None:
+async def beat(
+    store: RedisStore,
+    node: str = "node",
+    now_ms: int = START_MS,
+    *,
+    starting: bool = False,
+    facts: NodeFacts | None = None,
+) -> None:
     await store.beat(
         node=node,
         now_ms=now_ms,
@@ -111,6 +119,7 @@ async def beat(store: RedisStore, node: str = "node", now_ms: int = START_MS, *,
         lived_gap_ms=10_000,
         forget_ms=3_600_000,
         store_id="STORE1",
+        facts=facts,
     )
 
 

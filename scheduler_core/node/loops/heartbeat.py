@@ -98,6 +98,7 @@ class Heartbeat(Service):
             lived_gap_ms=int(settings.downtime_after_seconds * 1000),
             forget_ms=FORGET_AFTER_MS,
             store_id=self._node.store_id,
+            facts=None if self._node.facts is None else self._node.facts(),
         )
         self.metrics.store_round_trip.set(self.clock.monotonic() - sent_at)
         self._timekeeper.take(self._shard, beat.redis_ms)

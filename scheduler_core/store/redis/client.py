@@ -60,6 +60,12 @@ class UncancelledRedis(Redis):
         """The servers that this client has found by itself: none, as its URL names the only one."""
         return ()
 
+    @property
+    def master(self) -> str | None:
+        """The server to which commands go, as host and port or the path of a socket; None: not known yet."""
+        known = self.connection_pool.connection_kwargs
+        return known["path"] if "path" in known else f"{known.get('host', 'localhost')}:{known.get('port', 6379)}"
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         return await _carry_through(super().execute_command(*args, **options))  # type: ignore[no-untyped-call]
 

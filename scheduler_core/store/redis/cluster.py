@@ -231,6 +231,11 @@ class ClusterClient(UncancelledRedis):
         """The servers of the Cluster, as far as they are known."""
         return self._cluster.servers
 
+    @property
+    def master(self) -> str | None:
+        address = self._cluster.master_of(self._slot)
+        return None if address is None else f"{address[0]}:{address[1]}"
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         for turn in range(REDIRECTIONS):
             await _wait_before(turn)

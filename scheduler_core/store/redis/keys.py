@@ -32,6 +32,7 @@ JOB_KEYS = {
     "ids": "sorted set",
     "nodes": "sorted set",
     "claims": "hash",
+    "facts": "hash",
     "suspects": "sorted set",
     "meta": "hash",
     "pauses": "list",
@@ -149,6 +150,11 @@ class Keys(msgspec.Struct, frozen=True):
     def claims(self) -> str:
         """Hash: node id to the number of its latest claim."""
         return f"{self.root}:claims"
+
+    @property
+    def facts(self) -> str:
+        """Hash: node id to its facts for people. Only on the first shard."""
+        return f"{self.root}:facts"
 
     @property
     def suspects(self) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from redis.exceptions import NoScriptError, RedisError
 
+from scheduler_core.model.node import NodeFacts, StoredNode
 from scheduler_core.store.loop import Beat, ReapTurn
 from scheduler_core.store.redis import keys as scores
 from scheduler_core.store.redis.codec import (
@@ -24,6 +26,9 @@ from scheduler_core.store.redis.scripts.node import (
 )
 from scheduler_core.store.redis.scripts.script import epoch_ms
 from scheduler_core.store.redis.shard import RedisShard
+
+_facts_encoder = msgspec.msgpack.Encoder()
+_facts_decoder = msgspec.msgpack.Decoder(NodeFacts)
 
 DOWNTIMES_KEPT = 64
 """How many downtimes are kept separately. Older ones are merged into one. A job that was not claimed for more downtimes
@@ -44,6 +49,7 @@ class Nodes(RedisShard):
         lived_gap_ms: int,
         forget_ms: int,
         store_id: str,
+        facts: NodeFacts | None = None,
     ) -> Beat:
         args = BeatArgs(
             node=node,
@@ -55,6 +61,7 @@ class Nodes(RedisShard):
             forget=forget_ms,
             store_id=store_id,
             downtimes_kept=DOWNTIMES_KEPT,
+            facts=b"" if facts is None else _facts_encoder.encode(facts),
         )
         try:
             answer, redis_ms = await self._beat_and_time(args)
@@ -83,6 +90,16 @@ class Nodes(RedisShard):
             if isinstance(one, Exception):
                 raise one
         return answer, epoch_ms(*time)
+
+    async def stored_nodes(self) -> list[StoredNode]:
+        with translated_faults():
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.zrange(self._keys.nodes, 0, -1, withscores=True)
+                pipe.hgetall(self._keys.facts)
+                beats, facts = await pipe.execute()
+        return [
+            StoredNode(node.decode(errors="replace"), int(beat), _facts_of(facts.get(node))) for node, beat in beats
+        ]
 
     async def leave(self, *, node: str, now_ms: int) -> int:
         return int(await self.run(LEAVE, LeaveArgs(node=node, now=now_ms)))
@@ -120,3 +137,10 @@ class Nodes(RedisShard):
             self.examined += int(examined)
             if int(examined) < page:
                 return reaped
+
+
+def _facts_of(stored: bytes | None) -> NodeFacts | None:
+    try:
+        return None if stored is None else _facts_decoder.decode(stored)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None  # of a version that writes them in another way

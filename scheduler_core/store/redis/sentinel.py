@@ -56,6 +56,11 @@ class SentinelClient(UncancelledRedis):
         assert isinstance(pool, SentinelConnectionPool)
         return () if pool.master_address is None else (tuple(pool.master_address),)
 
+    @property
+    def master(self) -> str | None:
+        servers = self.servers
+        return f"{servers[0][0]}:{servers[0][1]}" if servers else None
+
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await super().aclose(close_connection_pool)
         pool = self.connection_pool

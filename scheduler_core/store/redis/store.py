@@ -39,6 +39,10 @@ class RedisStore(Claims, Settlements, Nodes, Signals, Changes, Reads, Accounts, 
         client = self._client
         return client.servers if isinstance(client, UncancelledRedis) else ()
 
+    def server(self) -> str | None:
+        client = self._client
+        return client.master if isinstance(client, UncancelledRedis) else None
+
     def find_store(self) -> RedisFinder:
         return RedisFinder(self)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from scheduler_core.store.redis.scripts.script import Count, Cursor, EpochMs, Flag, Ms, Score, Script, Text
+from scheduler_core.store.redis.scripts.script import Bytes, Count, Cursor, EpochMs, Flag, Ms, Score, Script, Text
 
 
 class BeatArgs(NamedTuple):
@@ -17,9 +17,10 @@ class BeatArgs(NamedTuple):
     forget: Ms
     store_id: Text
     downtimes_kept: Count
+    facts: Bytes
 
 
-BEAT = Script("node/beat", keys="nodes meta claims events", args=BeatArgs)
+BEAT = Script("node/beat", keys="nodes meta claims events facts", args=BeatArgs)
 
 
 class LeaveArgs(NamedTuple):
@@ -27,7 +28,7 @@ class LeaveArgs(NamedTuple):
     now: EpochMs
 
 
-LEAVE = Script("node/leave", keys="nodes meta claims", args=LeaveArgs)
+LEAVE = Script("node/leave", keys="nodes meta claims facts", args=LeaveArgs)
 
 
 class OpenShardsArgs(NamedTuple):

@@ -8,6 +8,7 @@
 --   2 meta    hash: store id, last heartbeat, downtimes and their count
 --   3 claims  hash: node id -> number of its latest claim
 --   4 events  stream: see lib/events.lua
+--   5 facts   hash: node id -> facts of the node for people (msgpack)
 -- ARGV
 --   1 node            text: node id
 --   2 now             epoch ms
@@ -18,12 +19,13 @@
 --   7 forget          ms: without a heartbeat, until a node's entry is removed
 --   8 store_id        text: stored if the store has none yet
 --   9 downtimes_kept  count: older downtimes are merged into one
+--   10 facts          bytes: msgpack; empty: none are stored on this shard
 -- Returns
 --   {downtime count, downtimes as 'after:until,after:until,...', number of nodes with a heartbeat within lived_gap,
 --   store id, 1 if somebody listens to events}
 -- Cost: O(nodes).
 
-local nodes, meta, claims, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local nodes, meta, claims, events, facts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local node, now, starting, sole = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4] == '1'
 local start_gap, lived_gap, forget = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local store_id, keep = ARGV[8], tonumber(ARGV[9])
@@ -39,6 +41,16 @@ redis.call('ZADD', nodes, string.format('%.0f', beat), node)
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', nodes, '-inf', string.format('%.0f', now - forget))) do
   redis.call('ZREM', nodes, old)
   redis.call('HDEL', claims, old)
+  redis.call('HDEL', facts, old)
+end
+if ARGV[10] ~= '' then
+  redis.call('HSET', facts, node, ARGV[10])
+  if starting then
+    -- A node of a version without facts removes entries of nodes, and leaves their facts.
+    for _, known in ipairs(redis.call('HKEYS', facts)) do
+      if not redis.call('ZSCORE', nodes, known) then redis.call('HDEL', facts, known) end
+    end
+  end
 end
 -- No node's clock is that far ahead, so these entries are no heartbeats. They would count as living nodes for ever.
 redis.call('ZREMRANGEBYSCORE', nodes, '(' .. string.format('%.0f', now + forget), '+inf')
