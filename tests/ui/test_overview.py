@@ -102,6 +102,26 @@ def forecast(sampled: int = 10_000, total: int = 1_000_000) -> dict[str, Any]:
     return {"state": "ready", "computed_at": "2030-01-01T14:00:00Z", "age_ms": 0, "error": None, "forecast": numbers}
 
 
+def fleet(*states: str, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return an answer of GET /nodes with a node in each state, and a shard that answers and one that does not."""
+    node = {
+        "last_heartbeat_at": "2030-01-01T00:00:00Z",
+        "silent_shards": [],
+        "host": "worker",
+        "pid": 7,
+        "version": "1.0",
+        "address": None,
+        "started_at": "2030-01-01T00:00:00Z",
+        "in_flight": 12,
+        "claimed_ahead": 0,
+    }
+    shard: dict[str, Any] = {"number": 0, "reachable": True, "error": None, "server": "redis:6379", "ping_ms": 0.4}
+    shard |= {"server_version": "valkey 9.1.2", "jobs": 1_234, "due": 3, "claimed": 1, "memory_bytes": 3_000_000}
+    shard |= {"memory_limit_bytes": 6_000_000, "warnings": list(warnings)}
+    away = dict.fromkeys(shard) | {"number": 1, "reachable": False, "error": "no answer", "warnings": []}
+    return {"nodes": [node | {"id": f"n{at}", "state": one} for at, one in enumerate(states)], "shards": [shard, away]}
+
+
 async def answer(page: Page, path: str, *bodies: Any, status: int = 200) -> None:
     """Answer GET requests to ``path`` with these bodies, one after another; the last one from then on."""
     left = [json.dumps(body) for body in bodies]
@@ -120,6 +140,7 @@ async def opened(pages: Pages, path: str = "/ui", *, init: str = "", **options: 
         await page.add_init_script(init)
     await answer(page, "/statistics", statistics(60, 60))
     await answer(page, "/forecast", forecast())
+    await answer(page, "/nodes", fleet("alive", "draining"))
     await page.goto(pages.url + path)
     await expect(page.locator(".peaks")).to_be_visible()
     return page
@@ -212,6 +233,21 @@ async def test_a_late_job_a_dead_target_and_a_server_that_cannot_work_are_said_t
     await expect(verdict).to_contain_text("The server cannot work")
     await expect(verdict).to_contain_text("no node")
     pages.problems.clear()  # the 503
+
+
+async def test_nodes_and_shards_are_shown_with_their_state(pages: Pages) -> None:
+    page = await opened(pages)
+    nodes, shards = page.get_by_role("table", name="Nodes"), page.get_by_role("table", name="Shards")
+    await expect(nodes.locator("tbody tr")).to_have_count(2)
+    for text in ("Alive", "Draining", "worker · 7", "12"):
+        await expect(nodes).to_contain_text(text)
+    for text in ("Answers", "1,234", "3.0 MB (50 %)", "No answer"):
+        await expect(shards).to_contain_text(text)
+    await page.unroute(re.compile(r"/nodes(\?|$)"))
+    await answer(page, "/nodes", fleet("dead"))
+    await page.reload()
+    await expect(page.locator(".verdict")).to_contain_text("No node works, so nothing fires")
+    await expect(page.locator(".verdict").get_by_role("link", name="1 node died in the last hour")).to_be_visible()
 
 
 async def test_a_run_is_shown_live_with_its_answer_and_leads_to_its_page(pages: Pages, server: Server) -> None:

@@ -51,6 +51,7 @@ const WORDS = {
   closed: ["ok", "Closed"],
   alive: ["ok", "Alive"],
   dead: ["bad", "Dead"],
+  draining: ["warn", "Draining"],
 };
 const SHAPES = {
   ok: "M2.5 6.3 5 8.8 9.5 3.6",

@@ -24,7 +24,7 @@ export async function show(view) {
   const now = firesNow(view);
   const found = problems(view);
   const numbers = hours(view);
-  const machines = machinery(view);
+  const machines = machinery(view, { onnodes: found.setNodes });
   const load = forecast(view);
   const first = element("div", { class: "overview-first", hidden: true });
   const all = [

@@ -25,11 +25,14 @@ export function forecast(view) {
 
   async function begin() {
     clearTimeout(timer);
+    if (document.hidden) return void document.addEventListener("visibilitychange", begin, { signal, once: true });
     try {
       const answer = await get("/forecast", { signal });
       if (answer.forecast && answer.computed_at !== shown) {
         shown = answer.computed_at;
         fill(node, draw(answer));
+      } else if (answer.state === "computing" && shown === null) {
+        fill(node, loading(4), element("p", { class: "soft" }, "The forecast is being computed from the triggers of the stored jobs."));
       } else if (answer.state === "failed" && shown === null) {
         fill(node, failed({ detail: answer.error }, begin));
       }

@@ -21,8 +21,10 @@ export function firesNext(view, { onempty }) {
   let shown = "";
   let reads = 0;
   signal.addEventListener("abort", () => clearTimeout(timer));
+  document.addEventListener("visibilitychange", () => document.hidden || refresh(), { signal });
 
   async function refresh() {
+    if (document.hidden && shown) return; // it is read again when the tab is visible
     const mine = ++reads;
     clearTimeout(timer);
     try {

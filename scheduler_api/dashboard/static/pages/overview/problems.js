@@ -37,6 +37,8 @@ export function problems(view) {
   const verdict = element("div", { class: "verdict", role: "status" });
   const list = element("div", { class: "attention-list" });
   let known = new Set(); // jobs that are listed
+  let nodes = null; // as GET /nodes answers them; null: not known yet
+  let redraw = () => {};
   let reads = 0;
   let slow = setTimeout(() => list.hasChildNodes() || fill(list, loading(6)), 150);
 
@@ -69,12 +71,15 @@ export function problems(view) {
     const shown = rows.filter((row, index) => index < jobs.size || !jobs.has(row.job) || row.kind !== "job");
     shown.sort((one, other) => ORDER.indexOf(one.reason) - ORDER.indexOf(other.reason));
     known = new Set(rows.map((row) => row.job));
-    drawVerdict({ rows: shown, attention, more: { late: late.next, stuck: stuck.next }, breakers, ready });
+    redraw = () => drawVerdict({ rows: shown, attention, more: { late: late.next, stuck: stuck.next }, breakers, ready });
+    redraw();
     drawList(shown, attention);
   }
 
   function drawVerdict({ rows, attention, more, breakers, ready }) {
     const reasons = [];
+    const alive = nodes?.filter((node) => node.state !== "dead");
+    const dead = nodes ? nodes.length - alive.length : 0;
     const targets = new Set(breakers.breakers.map((one) => one.target));
     for (const reason of ORDER) {
       const number = rows.filter((row) => row.reason === reason).length;
@@ -83,19 +88,21 @@ export function problems(view) {
       const text = `${count(number)}${more[reason] ? " or more" : ""} ${number === 1 ? one : many}`;
       reasons.push(link(reason === "late" || reason === "stuck" ? `/ui/jobs?health=${reason}` : "/ui/attention", text));
     }
-    if (attention.total > attention.entries.length) reasons.push(`and ${count(attention.total - attention.entries.length)} more`);
+    if (attention.next) reasons.push(`and ${count(attention.total - attention.entries.length)} more`);
     if (targets.size) reasons.push(element("a", { href: "#targets" }, `${plural(targets.size, "target")} that ${targets.size === 1 ? "does" : "do"} not answer`));
+    if (dead) reasons.push(element("a", { href: "#nodes" }, `${plural(dead, "node")} died in the last hour`));
     for (const warning of ready.warnings ?? []) reasons.push(warning);
     if (!ready.ready) fill(verdict, sentence("bad", "The server cannot work", [...(ready.reasons ?? []), ...reasons]));
+    else if (alive?.length === 0) fill(verdict, sentence("bad", "No node works, so nothing fires", reasons));
     else if (ready.paused) fill(verdict, sentence("warn", "Everything is paused", reasons));
     else if (rows.length || targets.size) fill(verdict, sentence(rows.some((row) => row.tone === "bad") ? "bad" : "warn", "Not everything is fine", reasons));
     else if (reasons.length) fill(verdict, sentence("warn", "It works, with warnings", reasons));
-    else fill(verdict, sentence("ok", "Everything is fine", ["Nothing needs attention."]));
+    else fill(verdict, sentence("ok", "Everything is fine", [alive ? `${plural(alive.length, "node")} at work, nothing needs attention` : "Nothing needs attention"]));
   }
 
   function drawList(rows, attention) {
     if (!rows.length) return fill(list, empty({ title: "Nothing needs attention", text: "Failing, stuck, late and quarantined jobs and stale tasks are listed here." }));
-    const more = rows.length - SHOWN + attention.total - attention.entries.length;
+    const more = rows.length - SHOWN + (attention.next ? attention.total - attention.entries.length : 0);
     fill(list,
       element("ul", {}, rows.slice(0, SHOWN).map((row) =>
         element("li", {},
@@ -106,7 +113,12 @@ export function problems(view) {
       more > 0 ? element("p", {}, link("/ui/attention", `${count(more)} more`)) : null);
   }
 
-  return { verdict, list, refresh, concerns: (event) => event.state !== "succeeded" || known.has(event.job_id) };
+  function setNodes(found) {
+    nodes = found;
+    redraw();
+  }
+
+  return { verdict, list, refresh, setNodes, concerns: (event) => event.state !== "succeeded" || known.has(event.job_id) };
 }
 
 function sentence(tone, title, reasons) {
