@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from scheduler_core.embedded import EmbeddedRedis, ask
 from tests.api.command_line import KEY
-from tests.ui.browser import OPTIONS, Pages, program
+from tests.ui.browser import OPTIONS, PATIENCE_MS, Pages, program
 from tests.ui.server import Server, serving
 
 HERE = Path(__file__).parent
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,7 @@ import re
 
 from playwright.async_api import expect
 
-from tests.ui.browser import PHONE, Pages, axe, overflow
+from tests.ui.browser import PHONE, Pages, overflow
 from tests.ui.server import Server
 
 
@@ -23,7 +23,6 @@ async def test_a_schedule_is_created_run_paused_changed_and_deleted(pages: Pages
     await expect(page.locator("[data-field=interval_seconds] .problem")).to_contain_text("interval_seconds")
     await page.get_by_label("Every").fill("2")
     await expect(page.locator("form [role=status]")).to_contain_text("Fires every 2 h, counted from the moment")
-    assert await axe(page) == []
     await page.get_by_role("button", name="Create the schedule").click()
     await expect(page).to_have_url(re.compile(r"/ui/schedules/\d+$"))
     await expect(page.locator("h1")).to_contain_text("sale <i> Active")
@@ -35,10 +34,8 @@ async def test_a_schedule_is_created_run_paused_changed_and_deleted(pages: Pages
     await expect(page.locator("#main tbody tr")).to_contain_text("Succeeded")
     await page.get_by_role("button", name="Pause").click()
     await expect(page.locator("h1")).to_contain_text("Paused")
-    assert await axe(page) == []
     listed = await pages.open("/ui/schedules?status_filter=PAUSED", width=PHONE, theme="dark")
     assert await overflow(listed) <= 0
-    assert await axe(listed) == []
     await listed.get_by_role("button", name="Resume").click()
     await expect(listed.get_by_role("heading", name="No schedule is paused")).to_be_visible()
     await expect(page.locator("h1")).to_contain_text("Active")  # it follows the change of the other page

@@ -82,4 +82,3 @@ async def test_a_target_shows_how_it_answered_and_what_uses_it(pages: Pages, ser
     await page.keyboard.press("Escape")
     listed = await pages.open("/ui/targets")
     await expect(listed.get_by_role("row", name="used")).to_contain_text("POST http://runner.test/used")
-    assert await axe(listed) == []
