@@ -22,7 +22,7 @@ export async function show(view) {
   const body = page(view, { title: "Overview", actions: [element("a", { class: "button", href: "/ui/jobs/new" }, "New job")] });
   const next = firesNext(view, { onempty: (nothing) => newcomer(nothing) });
   const now = firesNow(view);
-  const found = problems(view);
+  const found = problems(view, { onbreakers: (breakers) => machines.setBreakers(breakers) });
   const numbers = hours(view);
   const machines = machinery(view, { onnodes: found.setNodes });
   const load = forecast(view);

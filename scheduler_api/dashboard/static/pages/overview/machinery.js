@@ -9,7 +9,7 @@ import { failed } from "../../base/view.js";
 
 const MOST = 30; // rows of a table; the others are counted
 
-/** Build the part: {node, refresh()}. `onnodes(nodes)` receives what GET /nodes answers. */
+/** Build the part: {node, refresh(), setBreakers(breakers)}. `onnodes(nodes)` receives what GET /nodes answers. */
 export function machinery(view, { onnodes }) {
   const { signal } = view;
   const nodes = table({ label: "Nodes", columns: NODE_COLUMNS, empty: element("p", { class: "soft" }, "No node sent a heartbeat in the last hour.") });
@@ -28,28 +28,22 @@ export function machinery(view, { onnodes }) {
       element("div", {}, element("h3", {}, "Shards"), shards.node)),
     element("div", { id: "targets" }, element("h3", {}, "Targets that do not answer"), targets.node));
 
-  async function refreshFleet() {
-    const fleet = await get("/nodes", { signal });
-    onnodes(fleet.nodes);
-    nodes.update(fleet.nodes.slice(0, MOST));
-    shards.update(fleet.shards.slice(0, MOST));
-    const hidden = [[fleet.nodes, "nodes"], [fleet.shards, "shards"]].filter(([list]) => list.length > MOST);
-    more.hidden = hidden.length === 0;
-    more.textContent = hidden.map(([list, name]) => `${count(list.length - MOST)} more ${name}`).join(", ");
-  }
-
-  async function refreshTargets() {
-    targets.update((await get("/breakers", { signal })).breakers.slice(0, MOST));
-  }
-
   async function refresh() {
-    const results = await Promise.allSettled([refreshFleet(), refreshTargets()]);
-    const error = results.find((one) => one.status === "rejected" && one.reason.name !== "AbortError")?.reason;
-    if (error) fill(problem, failed(error, refresh));
-    else fill(problem);
+    try {
+      const fleet = await get("/nodes", { signal });
+      fill(problem);
+      onnodes(fleet.nodes);
+      nodes.update(fleet.nodes.slice(0, MOST));
+      shards.update(fleet.shards.slice(0, MOST));
+      const hidden = [[fleet.nodes, "nodes"], [fleet.shards, "shards"]].filter(([list]) => list.length > MOST);
+      more.hidden = hidden.length === 0;
+      more.textContent = hidden.map(([list, name]) => `${count(list.length - MOST)} more ${name}`).join(", ");
+    } catch (error) {
+      if (error.name !== "AbortError") fill(problem, failed(error, refresh));
+    }
   }
 
-  return { node, refresh };
+  return { node, refresh, setBreakers: (breakers) => targets.update(breakers.slice(0, MOST)) };
 }
 
 const NODE_COLUMNS = [

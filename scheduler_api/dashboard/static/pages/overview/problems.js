@@ -31,8 +31,9 @@ const HELD = {
   suspect: "nodes died with its run, which waits for a trial",
 };
 
-/** Build both parts: {verdict, list, refresh(), concerns(event)}. */
-export function problems(view) {
+/** Build both parts: {verdict, list, refresh(), setNodes(nodes), concerns(event)}. `onbreakers(breakers)` receives what
+ * GET /breakers answers. */
+export function problems(view, { onbreakers }) {
   const { signal } = view;
   const verdict = element("div", { class: "verdict", role: "status" });
   const list = element("div", { class: "attention-list" });
@@ -55,6 +56,7 @@ export function problems(view) {
       ]);
       if (mine !== reads) return;
       clearTimeout(slow);
+      onbreakers(breakers.breakers);
       draw(attention, late, stuck, breakers, ready);
     } catch (error) {
       if (error.name === "AbortError" || mine !== reads) return;
