@@ -37,7 +37,7 @@ REST_SECONDS = 0.005
 """Between two steps: reading uses a small part of the event loop and of Redis."""
 MOST_BYTES = 64 << 20
 """Payloads are read with their jobs. A sample ends after so many bytes of them; its order is random."""
-PROCESS_SECONDS = 120.0
+PROCESS_SECONDS = 300.0
 ALL_JOBS = Source(Kind.ALL)
 
 
@@ -200,7 +200,7 @@ class ForecastService:
 
 
 async def compute_in_process(question: bytes) -> bytes:
-    """Have a process of the lowest priority answer a question. Raises RuntimeError if it fails or takes too long."""
+    """Have a process of low priority answer a question. Raises RuntimeError if it fails or takes too long."""
     package = str(Path(__file__).parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     process = await asyncio.create_subprocess_exec(

@@ -1,7 +1,7 @@
 """The process that computes a forecast: ``python -m scheduler_core.usecases.forecast_process``.
 
 It reads a ``Question`` from standard input and writes the ``Forecast`` to standard output, both as msgpack. It is a
-process of its own with the lowest priority, because ten thousand triggers take up to some seconds: in a thread they
+process of its own with a low priority, because ten thousand triggers take up to some seconds: in a thread they
 would share the interpreter with the node, whose fires would be late.
 """
 
@@ -14,7 +14,8 @@ import msgspec
 
 from scheduler_core.plan.forecast import ForecastJob, forecast
 
-LOWEST_PRIORITY = 19
+NICE = 10
+"""A tenth of the share of a node when the cores are busy. With 19, a busy machine takes minutes for a forecast."""
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
@@ -44,7 +45,7 @@ def answer(question: bytes) -> bytes:
 
 
 def main() -> None:
-    os.nice(LOWEST_PRIORITY)
+    os.nice(NICE)
     sys.stdout.buffer.write(answer(sys.stdin.buffer.read()))
 
 
