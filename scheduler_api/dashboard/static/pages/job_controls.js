@@ -111,7 +111,7 @@ export function schemaField(name, schema, path = name) {
   const hint = (schema.description ?? "").replace(/ Only with `[^`]*` `[^`]*`\./, "").replace(/ Default: [^.]*(\.\d[^.]*)*\.$/, "");
   let control, to = String, from;
   if (kind.enum) {
-    control = select([["", fallback === null ? "Default" : `Default: ${fallback}`], ...kind.enum]);
+    control = select([["", placeholder(fallback) === null ? "Default" : `Default: ${fallback}`], ...kind.enum]);
     from = (text) => text || undefined;
   } else if (kind.type === "boolean") {
     control = select([["", "Default: no"], ["true", "Yes"], ["false", "No"]]);
@@ -131,7 +131,7 @@ export function schemaField(name, schema, path = name) {
     control = input({ maxlength: kind.maxLength, placeholder: placeholder(fallback) });
     from = (text) => text || undefined;
   }
-  const node = field({ label: titled(name), name: path, input: control, hint: hintOf(hint, fallback, kind) });
+  const node = field({ label: `${titled(name)}${kind.format === "date-time" ? " (your time)" : ""}`, name: path, input: control, hint: hintOf(hint, fallback) });
   return { ...single(name, node, { to, from }), only: schema["x-only-with"] ?? null };
 }
 
@@ -139,9 +139,9 @@ function placeholder(fallback) {
   return fallback === null || fallback.startsWith("CRONPOST_") || fallback.length > 24 ? null : fallback;
 }
 
-function hintOf(text, fallback, kind) {
+function hintOf(text, fallback) {
   const shown = described(text);
-  if (fallback && placeholder(fallback) === null && !kind.enum) shown.push(" Default: ", fallback.startsWith("CRONPOST_") ? ["the setting ", element("code", {}, fallback)] : fallback, ".");
+  if (fallback && placeholder(fallback) === null) shown.push(" Default: ", fallback.startsWith("CRONPOST_") ? ["the setting ", element("code", {}, fallback)] : fallback, ".");
   return element("span", {}, shown);
 }
 

@@ -35,6 +35,12 @@ const UNCHANGED = {
   label: "have these labels already",
 };
 
+/** Name what an operation does: "Pause jobs", "Run jobs now", "Count: Delete jobs". */
+export function operationTitle({ verb, dry_run: counts }) {
+  const name = verb === "run" ? "Run jobs now" : `${VERBS[verb].text} ${verb === "replay" ? "runs" : "jobs"}`;
+  return counts ? `Count: ${name}` : name;
+}
+
 /** Say how many were skipped and why: ["3 are already paused", ...]. */
 export function skippedWords(verb, skipped) {
   return Object.entries(skipped).map(([why, number]) => {

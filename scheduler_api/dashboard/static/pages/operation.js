@@ -7,7 +7,7 @@ import { bdi, code, copyable, element, facts, fill } from "../base/dom.js";
 import { table } from "../base/table.js";
 import { count, duration, ms, plural, time } from "../base/time.js";
 import { button, failed, page, section } from "../base/view.js";
-import { VERBS, selectionWords, skippedWords } from "./jobs_many.js";
+import { VERBS, operationTitle, selectionWords, skippedWords } from "./jobs_many.js";
 import { jobPath } from "./jobs_rows.js";
 
 export const styles = ["jobs.css"];
@@ -43,7 +43,7 @@ export async function show(view) {
     const ended = ENDED.includes(operation.state);
     const verb = VERBS[operation.verb];
     const noun = operation.verb === "replay" ? "run" : "job";
-    heading.textContent = `${operation.dry_run ? "Count: " : ""}${verb.text} ${noun}s`;
+    heading.textContent = operationTitle(operation);
     view.setTitle(heading.textContent);
     const total = expectedTotal(operation, expected);
     const rest = operation.seconds_left === null ? "" : `, about ${duration(operation.seconds_left * 1000)} left`;

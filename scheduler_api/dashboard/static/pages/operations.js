@@ -7,7 +7,7 @@ import { toast } from "../base/dialog.js";
 import { table } from "../base/table.js";
 import { ago, count } from "../base/time.js";
 import { button, empty, failed, page } from "../base/view.js";
-import { VERBS, selectionWords } from "./jobs_many.js";
+import { operationTitle, selectionWords } from "./jobs_many.js";
 
 export const styles = ["jobs.css"];
 
@@ -19,7 +19,7 @@ export async function show(view) {
   const list = table({
     label: "Operations",
     columns: [
-      { key: "what", title: "What", phone: "title", render: (one) => `${one.dry_run ? "Count: " : ""}${VERBS[one.verb].text} ${one.verb === "replay" ? "runs" : "jobs"}` },
+      { key: "what", title: "What", phone: "title", render: operationTitle },
       { key: "state", title: "State", render: (one) => badge(one.state) },
       { key: "select", title: "Selection", render: (one) => bdi(selectionWords(one.select)) },
       { key: "changed", title: "Changed", align: "right", render: (one) => count(one.changed) },
