@@ -14,15 +14,19 @@ from scheduler_api.access.throttle import SignInThrottle
 from scheduler_api.wire.answers.events import show_notice
 from scheduler_core.base.api_keys import KnownKeys
 from scheduler_core.base.clock import RedisClock
-from scheduler_core.base.config import ApiSettings, TaskSettings
+from scheduler_core.base.config import ApiSettings, EngineSettings, TaskSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.events import SIGN_IN_REFUSED, SIGN_IN_THROTTLED
 from scheduler_core.base.metrics import Metrics
+from scheduler_core.delivery.base import Environment
 from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.notify.notifier import Notifier
+from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.health import DEFAULT_RULES, HealthRules
 from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.loops.heartbeat import set_clock
 from scheduler_core.store.shards import Shards, ShardStore
+from scheduler_core.usecases.alerts import AlertService
 from scheduler_core.usecases.attention import AttentionService
 from scheduler_core.usecases.callbacks import CallbackService
 from scheduler_core.usecases.cancel import CancelService
@@ -50,6 +54,7 @@ STORE_SLOTS = 64
 """Requests that use Redis at the same time; further ones wait. The API's connection pool is a little larger, so that a
 burst of requests is served late instead of being refused."""
 STORE_CONNECTIONS = STORE_SLOTS + 16
+TESTS_AT_ONCE = 4
 WRITE_PROBE_SECONDS = 1.0
 MIN_SLOTS_OF_A_SHARD = 4
 """With several shards, each shard has an equal part of the slots, but at least this many; requests to all shards have a
@@ -95,6 +100,7 @@ class Context:
         breakers: Callable[[], list[tuple[str, list[OpenBreaker]]] | None] = lambda: None,
         guard: AddressGuard | None = None,
         health_rules: HealthRules = DEFAULT_RULES,
+        engine_settings: EngineSettings | None = None,
         metrics_label: str | None = None,
         public_url: str | None = None,
     ) -> None:
@@ -115,6 +121,11 @@ class Context:
         """Refuses forbidden targets when they are stored, as far as their URL shows it."""
         self.health_rules = health_rules
         self.metrics_label = metrics_label
+        self._engine_settings = engine_settings or EngineSettings()
+        self._notifier: Notifier | None = None
+        self.sending = asyncio.Semaphore(TESTS_AT_ONCE)
+        """Test messages of alerts that are sent at the same time; further ones wait."""
+        self.alerts = AlertService(self.shards, clock)
         """The label by which nodes count unhealthy jobs; None: by none."""
         self.public_url = public_url
         """The address of this API for others, if it is set."""
@@ -151,6 +162,13 @@ class Context:
         self._slots_of_shard = self.shards.each(lambda _: asyncio.Semaphore(of_shard))
         self._slots_of_all_shards = asyncio.Semaphore(STORE_SLOTS // 4 if len(self.shards) > 1 else STORE_SLOTS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def notifier(self) -> Notifier:
+        """Return what sends test messages of alerts from this process. Opened at the first use."""
+        if self._notifier is None:
+            deliverer = installed_kinds().open(Environment(self.clock, self._engine_settings, self.guard))
+            self._notifier = Notifier(deliverer, self.guard, base_url=self._engine_settings.public_url or "")
+        return self._notifier
 
     @asynccontextmanager
     async def store_slot(self, job_id: str | None = None) -> AsyncIterator[JobService]:

@@ -11,6 +11,9 @@ from starlette.responses import Response
 
 from scheduler_api.wire.answers.problem import Problem
 from scheduler_core.base.errors import (
+    AlertChannelInUse,
+    AlertChannelNotFound,
+    AlertRuleNotFound,
     AlreadyReplayed,
     AlreadySettled,
     AlreadySucceeded,
@@ -39,6 +42,7 @@ from scheduler_core.base.errors import (
     TaskNotFound,
     TaskNotStale,
     TokenRefused,
+    TooManyAlertEntries,
     TooManyListeners,
     TooManyOperations,
     VersionMismatch,
@@ -66,6 +70,10 @@ STATUSES: Mapping[type[CronpostError], int] = {
     OperationNotFound: 404,
     OperationEnded: 409,
     TooManyOperations: 409,
+    AlertRuleNotFound: 404,
+    AlertChannelNotFound: 404,
+    AlertChannelInUse: 409,
+    TooManyAlertEntries: 409,
     TokenRefused: 403,
     NoNode: 503,
     TargetInUse: 409,

@@ -16,6 +16,7 @@ from scheduler_api.dashboard import pages as dashboard
 from scheduler_api.docs import pages
 from scheduler_api.endpoints import (
     account,
+    alerts,
     attention,
     batch,
     breakers,
@@ -89,6 +90,7 @@ ROUTES: list[BaseRoute] = [
     *pauses.ROUTES,
     *job_health.ROUTES,
     *attention.ROUTES,
+    *alerts.ROUTES,
     *breakers.ROUTES,
     *cron.ROUTES,
     *health.ROUTES,

@@ -268,6 +268,7 @@ class Process:
             breakers=self.state.breakers,
             guard=self._guard,
             health_rules=rules_of(self.settings.engine),
+            engine_settings=self.settings.engine,
             metrics_label=self.settings.engine.metrics_label,
             public_url=self.settings.engine.public_url,
         )
