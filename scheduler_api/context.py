@@ -18,10 +18,7 @@ from scheduler_core.base.config import ApiSettings, EngineSettings, TaskSettings
 from scheduler_core.base.errors import StoreRefused
 from scheduler_core.base.events import SIGN_IN_REFUSED, SIGN_IN_THROTTLED
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.delivery.base import Environment
 from scheduler_core.delivery.http.guard import AddressGuard
-from scheduler_core.delivery.notify.notifier import Notifier
-from scheduler_core.delivery.registry import installed_kinds
 from scheduler_core.model.health import DEFAULT_RULES, HealthRules
 from scheduler_core.node.dispatch.targets import OpenBreaker
 from scheduler_core.node.loops.heartbeat import set_clock
@@ -49,6 +46,9 @@ from scheduler_core.usecases.tasks import TaskService
 if TYPE_CHECKING:  # a node without an API does not load starlette
     from prometheus_client.registry import Collector
     from starlette.requests import Request
+
+    from scheduler_core.delivery.base import Deliverer
+    from scheduler_core.delivery.notify.notifier import Notifier
 
 STORE_SLOTS = 64
 """Requests that use Redis at the same time; further ones wait. The API's connection pool is a little larger, so that a
@@ -123,6 +123,7 @@ class Context:
         self.metrics_label = metrics_label
         self._engine_settings = engine_settings or EngineSettings()
         self._notifier: Notifier | None = None
+        self._deliverer: Deliverer | None = None
         self.sending = asyncio.Semaphore(TESTS_AT_ONCE)
         """Test messages of alerts that are sent at the same time; further ones wait."""
         self.alerts = AlertService(self.shards, clock)
@@ -166,9 +167,21 @@ class Context:
     def notifier(self) -> Notifier:
         """Return what sends test messages of alerts from this process. Opened at the first use."""
         if self._notifier is None:
-            deliverer = installed_kinds().open(Environment(self.clock, self._engine_settings, self.guard))
-            self._notifier = Notifier(deliverer, self.guard, base_url=self._engine_settings.public_url or "")
+            # Only nodes, and processes that send a test, load a client.
+            from scheduler_core.delivery.base import Environment
+            from scheduler_core.delivery.notify.notifier import Notifier
+            from scheduler_core.delivery.registry import installed_kinds
+
+            self._deliverer = installed_kinds().open(Environment(self.clock, self._engine_settings, self.guard))
+            self._notifier = Notifier(self._deliverer, self.guard, base_url=self._engine_settings.public_url or "")
         return self._notifier
+
+    async def aclose(self) -> None:
+        """Close the connections of test messages."""
+        if self._notifier is not None:
+            await self._notifier.aclose()
+        if self._deliverer is not None:
+            await self._deliverer.aclose()
 
     @asynccontextmanager
     async def store_slot(self, job_id: str | None = None) -> AsyncIterator[JobService]:

@@ -90,34 +90,32 @@ async def get_rule(request: Request) -> Response:
     query(request)
     context = context_of(request)
     async with context.store_slot():
-        return json_answer(show_rule(await context.alerts.rule(_id(request))))
+        return json_answer(show_rule(await context.alerts.rule(_path_number(request, "rule_id"))))
 
 
 async def put_rule(request: Request) -> Response:
-    """``PUT /alerts/rules/{id}?dry_run=``: replace the rule."""
+    """``PUT /alerts/rules/{id}``: replace the rule."""
     fields = await _fields(request, RULE_FIELDS)
     return await _change_rule(request, lambda old: rule_of(fields))
 
 
 async def patch_rule(request: Request) -> Response:
-    """``PATCH /alerts/rules/{id}?dry_run=``: change the given fields."""
+    """``PATCH /alerts/rules/{id}``: change the given fields."""
     patch = await _fields(request, RULE_FIELDS)
     return await _change_rule(request, lambda old: rule_of(patched(as_fields(show_rule(old)), patch, RULE_FIELDS)))
 
 
 async def _change_rule(request: Request, change: Callable[[Rule], Rule]) -> Response:
-    dry_run = yes_or_no(query(request, "dry_run"), "dry_run")
-    context, rule_id = context_of(request), _id(request)
+    query(request)
+    context, rule_id = context_of(request), _path_number(request, "rule_id")
     async with context.store_slot():
-        if dry_run:
-            return json_answer(show_preview(await context.alerts.preview(change(await context.alerts.rule(rule_id)))))
         return json_answer(show_rule(await context.alerts.change_rule(rule_id, change)))
 
 
 async def delete_rule(request: Request) -> Response:
     """``DELETE /alerts/rules/{id}``."""
     query(request)
-    context, rule_id = context_of(request), _id(request)
+    context, rule_id = context_of(request), _path_number(request, "rule_id")
     async with context.store_slot():
         await context.alerts.delete_rule(rule_id)
     return json_answer(AlertDeleted(rule_id))
@@ -147,7 +145,7 @@ async def get_channel(request: Request) -> Response:
     query(request)
     context = context_of(request)
     async with context.store_slot():
-        return json_answer(show_channel(await context.alerts.channel(_id(request))))
+        return json_answer(show_channel(await context.alerts.channel(_path_number(request, "channel_id"))))
 
 
 async def put_channel(request: Request) -> Response:
@@ -170,13 +168,15 @@ async def _change_channel(request: Request, fields_of: Callable[[Channel], Field
         return channel_of(fields_of(old), context.guard, old)
 
     async with context.store_slot():
-        return json_answer(show_channel(await context.alerts.change_channel(_id(request), change)))
+        return json_answer(
+            show_channel(await context.alerts.change_channel(_path_number(request, "channel_id"), change))
+        )
 
 
 async def delete_channel(request: Request) -> Response:
     """``DELETE /alerts/channels/{id}``."""
     query(request)
-    context, channel_id = context_of(request), _id(request)
+    context, channel_id = context_of(request), _path_number(request, "channel_id")
     async with context.store_slot():
         await context.alerts.delete_channel(channel_id)
     return json_answer(AlertDeleted(channel_id))
@@ -188,7 +188,7 @@ async def test_channel(request: Request) -> Response:
     await no_fields(request)
     context = context_of(request)
     async with context.store_slot():
-        channel = await context.alerts.channel(_id(request))
+        channel = await context.alerts.channel(_path_number(request, "channel_id"))
     now_ms, started = context.clock.now_ms(), context.clock.monotonic()
     message = Message(f"msg_{random_run_id(now_ms)}", 0, "Cronpost", channel.id, On.FAILURE, now_ms, now_ms)
     async with context.sending:
@@ -229,8 +229,8 @@ async def _fields(request: Request, known: tuple[str, ...]) -> Fields:
     return read_object(await read_body(request, limit=MAX_BODY), known)
 
 
-def _id(request: Request) -> int:
-    text = decoded(request.path_params["id"], field="id")
+def _path_number(request: Request, name: str) -> int:
+    text = decoded(request.path_params[name], field="id")
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
         raise InvalidInput("the id in the path must be a whole number", field="id")
     return int(text)
@@ -245,7 +245,7 @@ DRY_RUN = Parameter(
 _NO_RULE = {404: problem("No such rule (`alert_rule_not_found`).")}
 _NO_CHANNEL = {404: problem("No such channel (`alert_channel_not_found`).")}
 _FULL = {409: problem("There are as many as are allowed (`too_many_alert_entries`).")}
-_RULE = {200: Answer("The rule, or with `dry_run` the preview.", AlertRule | AlertPreview)}
+_RULE = {200: Answer("The rule.", AlertRule)}
 
 operation = partial(Operation, "Alerts")
 ROUTES = described(
@@ -273,32 +273,30 @@ ROUTES = described(
         },
     ),
     operation(
-        "GET /alerts/rules/{id}",
+        "GET /alerts/rules/{rule_id}",
         get_rule,
         "get_alert_rule",
         "Get an alert rule",
         answers={200: Answer("The rule.", AlertRule), **BAD, **_NO_RULE, **STORE_FAULTS},
     ),
     operation(
-        "PUT /alerts/rules/{id}",
+        "PUT /alerts/rules/{rule_id}",
         put_rule,
         "replace_alert_rule",
-        "Replace an alert rule, or preview the new one",
-        parameters=(DRY_RUN,),
+        "Replace an alert rule",
         body=AlertRuleBody,
         answers={**_RULE, **BAD, **_NO_RULE, **BODY_FAULTS, **STORE_FAULTS},
     ),
     operation(
-        "PATCH /alerts/rules/{id}",
+        "PATCH /alerts/rules/{rule_id}",
         patch_rule,
         "change_alert_rule",
-        "Change fields of an alert rule, or preview the result",
-        parameters=(DRY_RUN,),
+        "Change fields of an alert rule",
         body=AlertRulePatch,
         answers={**_RULE, **BAD, **_NO_RULE, **BODY_FAULTS, **STORE_FAULTS},
     ),
     operation(
-        "DELETE /alerts/rules/{id}",
+        "DELETE /alerts/rules/{rule_id}",
         delete_rule,
         "delete_alert_rule",
         "Delete an alert rule; its messages that wait are not sent",
@@ -320,14 +318,14 @@ ROUTES = described(
         answers={201: Answer("Stored.", AlertChannel, [LOCATION]), **BAD, **_FULL, **BODY_FAULTS, **STORE_FAULTS},
     ),
     operation(
-        "GET /alerts/channels/{id}",
+        "GET /alerts/channels/{channel_id}",
         get_channel,
         "get_alert_channel",
         "Get a channel",
         answers={200: Answer("The channel.", AlertChannel), **BAD, **_NO_CHANNEL, **STORE_FAULTS},
     ),
     operation(
-        "PUT /alerts/channels/{id}",
+        "PUT /alerts/channels/{channel_id}",
         put_channel,
         "replace_alert_channel",
         "Replace a channel",
@@ -335,7 +333,7 @@ ROUTES = described(
         answers={200: Answer("The channel.", AlertChannel), **BAD, **_NO_CHANNEL, **BODY_FAULTS, **STORE_FAULTS},
     ),
     operation(
-        "PATCH /alerts/channels/{id}",
+        "PATCH /alerts/channels/{channel_id}",
         patch_channel,
         "change_alert_channel",
         "Change fields of a channel",
@@ -343,7 +341,7 @@ ROUTES = described(
         answers={200: Answer("The channel.", AlertChannel), **BAD, **_NO_CHANNEL, **BODY_FAULTS, **STORE_FAULTS},
     ),
     operation(
-        "DELETE /alerts/channels/{id}",
+        "DELETE /alerts/channels/{channel_id}",
         delete_channel,
         "delete_alert_channel",
         "Delete a channel that no rule uses",
@@ -356,7 +354,7 @@ ROUTES = described(
         },
     ),
     operation(
-        "POST /alerts/channels/{id}/test",
+        "POST /alerts/channels/{channel_id}/test",
         test_channel,
         "test_alert_channel",
         "Send a test message, and answer what happened",

@@ -29,6 +29,7 @@ TAGS = {
     "Many jobs and runs": "Verbs on all jobs or runs of a selection, as operations in the background if they are long.",
     "One-off tasks": "Single calls at a given time, and their settings.",
     "Pause of everything": "Hold all jobs, schedules and one-off tasks, and release them.",
+    "Alerts": "Rules that report what happens to jobs, and the channels that they use.",
     "Monitoring": "For probes, dashboards and Prometheus.",
     "Sign-in": "The session of a person who uses the dashboard. Programs send an API key instead.",
     "Documentation": "This documentation, for people and for machines.",

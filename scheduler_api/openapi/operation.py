@@ -97,6 +97,8 @@ PATH_PARAMETERS = {
     "run_id": Parameter("run_id", str, "The run's id.", required=True, where="path"),
     "target_id": Parameter("target_id", int, "The id.", required=True, where="path"),
     "schedule_id": Parameter("schedule_id", int, "The id.", required=True, where="path"),
+    "rule_id": Parameter("rule_id", int, "The rule's id.", required=True, where="path"),
+    "channel_id": Parameter("channel_id", int, "The channel's id.", required=True, where="path"),
     "operation_id": Parameter("operation_id", str, "The operation's id.", required=True, where="path"),
     "task_id": Parameter("task_id", str, "The id, `task_` and a number.", required=True, where="path"),
     "entry_id": Parameter("entry_id", str, "The id, percent-encoded as one segment.", required=True, where="path"),

@@ -179,6 +179,7 @@ class Process:
         if self._servers is not None:
             await self._servers.stop()
         await self._stop_background()
+        await self.context.aclose()
         await services.stop()
         await store.aclose()
         await services.aclose()

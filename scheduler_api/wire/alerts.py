@@ -56,16 +56,13 @@ Labels = Annotated[
     ),
 ]
 Failures = Annotated[int, Meta(ge=1, le=MAX_FAILURES)]
-AfterFailures = Annotated[
-    Failures, Meta(description="For `failure`: failures in a row.", extra_json_schema={"default": 1})
-]
+AfterFailures = Annotated[Failures, Meta(description="For `failure`: failures in a row.")]
 PauseAfter = Annotated[Failures | None, Meta(description="For `auto_pause`, and required with it: failures in a row.")]
 Reasons = Annotated[
     list[MissReason],
     Meta(
         min_length=1,
         description="For `miss`. By default those that nobody planned.",
-        extra_json_schema={"default": [reason.value for reason in UNPLANNED]},
     ),
 ]
 LateAfter = Annotated[
@@ -80,10 +77,8 @@ Group = Annotated[
     Annotated[int, Meta(ge=0, le=MAX_GROUP_SECONDS)],
     Meta(
         description="The shortest time between two messages of the rule about the same condition on one channel.",
-        extra_json_schema={"default": 30},
     ),
 ]
-Enabled = Annotated[bool, Meta(extra_json_schema={"default": True})]
 Kind = Annotated[ChannelKind, Meta(description="`slack`: any webhook that understands `text` and `blocks`.")]
 ChannelUrl = Annotated[Url, Meta(description="Of `webhook` and `slack`, and required there: http or https.")]
 Address = Annotated[str, Meta(max_length=254, description="An e-mail address without a name.")]
@@ -110,13 +105,15 @@ class AlertRuleBody(Described, forbid_unknown_fields=True):
     on: Conditions
     channels: Channels
     labels: Maybe[Labels] = UNSET
-    enabled: Maybe[Enabled] = UNSET
-    after_failures: Maybe[AfterFailures] = UNSET
+    enabled: Annotated[Maybe[bool], Meta(extra_json_schema={"default": True})] = UNSET
+    after_failures: Annotated[Maybe[AfterFailures], Meta(extra_json_schema={"default": 1})] = UNSET
     pause_after_failures: Maybe[PauseAfter] = UNSET
-    miss_reasons: Maybe[Reasons] = UNSET
+    miss_reasons: Annotated[
+        Maybe[Reasons], Meta(extra_json_schema={"default": [reason.value for reason in UNPLANNED]})
+    ] = UNSET
     late_after_seconds: Maybe[LateAfter] = UNSET
     no_success_seconds: Maybe[NoSuccess] = UNSET
-    group_seconds: Maybe[Group] = UNSET
+    group_seconds: Annotated[Maybe[Group], Meta(extra_json_schema={"default": 30})] = UNSET
 
     EXAMPLES = ({"name": "failures", "on": ["failure", "recovery"], "channels": [1], "labels": {"team": "billing"}},)
 
@@ -128,7 +125,7 @@ class AlertRulePatch(Described, forbid_unknown_fields=True):
     on: Maybe[Conditions] = UNSET
     channels: Maybe[Channels] = UNSET
     labels: Maybe[Labels | None] = UNSET
-    enabled: Maybe[Enabled | None] = UNSET
+    enabled: Maybe[bool | None] = UNSET
     after_failures: Maybe[AfterFailures | None] = UNSET
     pause_after_failures: Maybe[PauseAfter] = UNSET
     miss_reasons: Maybe[Reasons | None] = UNSET

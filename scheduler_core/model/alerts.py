@@ -85,6 +85,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return whether both report the same changes of the same jobs."""
         return self == msgspec.structs.replace(
             other,
+            id=self.id,
             name=self.name,
             channels=self.channels,
             group_ms=self.group_ms,

@@ -10,7 +10,6 @@ from msgspec import UNSET, Meta
 from scheduler_api.wire.alerts import (
     AfterFailures,
     ChannelUrl,
-    Enabled,
     Group,
     Kind,
     Labels,
@@ -42,7 +41,7 @@ class AlertRule(Described):
     on: list[On]
     channels: list[int]
     labels: Labels
-    enabled: Enabled
+    enabled: bool
     after_failures: AfterFailures
     pause_after_failures: PauseAfter
     miss_reasons: Reasons
