@@ -239,4 +239,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     last_at_ms: int = 0
     result: str = ""
     """How the latest attempt ended."""
+    begun_at_ms: int = 0
+    """When its first attempt began; stored before it: from then on its content stays as it is, because a receiver may
+    know its id."""
     ended_at_ms: int = 0

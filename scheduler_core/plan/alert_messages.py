@@ -1,6 +1,6 @@
 """Turns findings into messages, and decides when a message is tried again.
 
-Findings of one rule about one condition share a message on each channel. A message that was not tried yet takes further
+Findings of one rule about one condition share a message on each channel. A message that was not begun yet takes further
 findings; otherwise the next message of that kind goes out ``group_ms`` after the last one. While a channel fails, only
 its oldest message is tried, so the messages that wait are few: they collect what is found meanwhile.
 """
@@ -47,7 +47,7 @@ def add_findings(
     ``waiting``: the messages that are to be sent, by id; ``busy``: ids of those that are being sent. ``latest``: when
     the latest message of each group was due. Findings of rules and channels that are gone are dropped.
     """
-    open_ones = {key_of(one): one for one in waiting.values() if not one.attempts and one.id not in busy}
+    open_ones = {key_of(one): one for one in waiting.values() if not one.begun_at_ms and one.id not in busy}
     changed: dict[Key, Message] = {}
     for finding in findings:
         rule = book.rules.get(finding.rule)
@@ -100,4 +100,5 @@ def next_of_channels(waiting: Iterable[Message]) -> dict[int, Message]:
 
 
 def _rank(message: Message) -> tuple[bool, int, str]:
-    return (not message.attempts, message.created_at_ms if message.attempts else message.next_ms, message.id)
+    begun = message.begun_at_ms > 0
+    return (not begun, message.created_at_ms if begun else message.next_ms, message.id)

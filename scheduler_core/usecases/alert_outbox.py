@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import StoreError
 from scheduler_core.model.alerts import Book, Finding, Message
@@ -99,6 +101,16 @@ class AlertOutbox:
         self._made = (self._made + 1) % 1_000
         text = random_run_id(now_ms)
         return f"msg_{text[:10]}{self._made:03}{text[13:]}"
+
+    async def begin(self, message: Message) -> Message:
+        """Store that the first attempt begins; return the message as it is now. Raises Overtaken."""
+        async with self._lock:
+            now = self.waiting.get(message.id, message)
+            if now.begun_at_ms:
+                return now
+            begun = replace(now, begun_at_ms=self._clock.now_ms())
+            await self._post([begun], {})
+            return begun
 
     async def record(
         self, message: Message, *, sent: bool, refused: bool, text: str, retry_after_ms: int | None = None

@@ -87,12 +87,18 @@ class Fleet:
 
     async def sweep(self, keeper: AlertKeeper | None = None, *, after_ms: int = 5_000) -> list[tuple[On, list[str]]]:
         """Let ``after_ms`` pass, sweep, send everything that is due, and return what was sent."""
+        await self.step(keeper, after_ms=after_ms)
+        return self.notifier.take()
+
+    async def step(self, keeper: AlertKeeper | None = None, *, after_ms: int = 5_000) -> None:
+        """Let ``after_ms`` pass, sweep, and send everything that is due."""
         self.clock.advance(after_ms)
         keeper = keeper or self.keeper
         keeper._node.beat_taken(self.clock.monotonic())
-        await keeper.step()
-        await keeper.sent()
-        return self.notifier.take()
+        try:
+            await keeper.step()
+        finally:
+            await keeper.sent()
 
     async def fail_over(self) -> AlertKeeper:
         """Let the keeper's node die; return the keeper of another, when the lease is over."""

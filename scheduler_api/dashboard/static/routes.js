@@ -22,7 +22,7 @@ export const routes = [
   { path: "/ui/schedules/new", nav: null, load: () => import("./pages/schedule_form.js") },
   { path: "/ui/schedules/:id", nav: null, load: () => import("./pages/schedule.js") },
   { path: "/ui/schedules/:id/edit", nav: null, load: () => import("./pages/schedule_form.js") },
-  { path: "/ui/alerts", nav: "Alerts", key: "l" },
+  { path: "/ui/alerts", nav: "Alerts", key: "l", load: () => import("./pages/alerts.js") },
   { path: "/ui/attention", nav: "Attention", key: "a", load: () => import("./pages/attention.js") },
   { path: "/ui/sign-in", nav: null, load: () => import("./pages/sign_in.js") },
 ];

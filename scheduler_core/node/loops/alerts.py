@@ -175,6 +175,7 @@ class AlertKeeper(Service):
     async def _send(self, message: Message) -> None:
         channel = self._book.channels[message.channel]
         try:
+            message = await self.outbox.begin(message)
             result = await self._notifier.send(channel, message, lambda: self.has_lease)
             if not self.has_lease:
                 return  # another node sends it, with the same id

@@ -1,0 +1,134 @@
+"""``cronpost alerts``: rules, channels, what was sent, and tests of channels."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from scheduler_api.cli.client import Server, with_server
+from scheduler_api.cli.errors import EXIT_CODES
+from scheduler_api.cli.job_views import pages
+from scheduler_api.cli.output import printable, table
+
+MOST = 1_000
+
+
+@click.group()
+def alerts() -> None:
+    """Show and change alert rules and channels, and what was sent."""
+
+
+@alerts.command(epilog=EXIT_CODES)
+@click.option(
+    "--add", metavar="FILE", type=click.File("rb"), help="Create the rule in this JSON file; -: standard input."
+)
+@click.option("--preview", is_flag=True, help="With --add: store nothing, show which jobs match.")
+@click.option("--delete", "deleted", multiple=True, type=int, metavar="ID", help="Delete this rule. Can be repeated.")
+@with_server
+def rules(server: Server, add: Any, preview: bool, deleted: tuple[int, ...]) -> None:
+    """List the alert rules, or change them."""
+    if add is not None:
+        query = {"dry_run": "true"} if preview else {}
+        answer = server.ask("POST", "/alerts/rules", body=add.read(), params=query)
+        if preview and not server.as_json:
+            click.echo(f"{answer['matched']} jobs match: {', '.join(map(printable, answer['jobs'])) or '-'}")
+            click.echo(f"{answer['alarming']} conditions hold now")
+        elif not server.as_json:
+            click.echo(f"alert rule {answer['id']} created")
+        return
+    if deleted:
+        _delete(server, "rule", deleted)
+        return
+    answer = server.ask("GET", "/alerts/rules")
+    if not server.as_json:
+        table(
+            ("ID", "NAME", "ON", "JOBS", "CHANNELS", "STATE"),
+            [
+                (
+                    str(one["id"]),
+                    one["name"],
+                    ",".join(one["on"]),
+                    ",".join(key if value is None else f"{key}:{value}" for key, value in one["labels"].items())
+                    or "all",
+                    ",".join(map(str, one["channels"])),
+                    "on" if one["enabled"] else "off",
+                )
+                for one in answer["rules"]
+            ],
+        )
+
+
+@alerts.command(epilog=EXIT_CODES)
+@click.option(
+    "--add", metavar="FILE", type=click.File("rb"), help="Create the channel in this JSON file; -: standard input."
+)
+@click.option(
+    "--delete", "deleted", multiple=True, type=int, metavar="ID", help="Delete this channel. Can be repeated."
+)
+@with_server
+def channels(server: Server, add: Any, deleted: tuple[int, ...]) -> None:
+    """List the channels of alerts, or change them. Secrets are masked."""
+    if add is not None:
+        answer = server.ask("POST", "/alerts/channels", body=add.read())
+        if not server.as_json:
+            click.echo(f"alert channel {answer['id']} created")
+        return
+    if deleted:
+        _delete(server, "channel", deleted)
+        return
+    answer = server.ask("GET", "/alerts/channels")
+    if not server.as_json:
+        table(
+            ("ID", "NAME", "KIND", "TO"),
+            [
+                (str(one["id"]), one["name"], one["kind"], one.get("url") or ", ".join(one.get("to", ())))
+                for one in answer["channels"]
+            ],
+        )
+
+
+@alerts.command(epilog=EXIT_CODES)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, MOST), help="Maximum number.")
+@with_server
+def sent(server: Server, limit: int) -> None:
+    """List messages, newest first: sent, waiting and failed."""
+    found: list[bytes] = []
+    for rows, _ in pages(server, "/alerts/sent", "messages", {}, limit):
+        found += rows
+    if server.as_json:
+        click.echo(b'{"messages":[' + b",".join(found) + b"]}")
+        return
+    table(
+        ("TIME", "STATE", "RULE", "CHANNEL", "EVENT", "JOBS", "RESULT"),
+        [_row(msgspec.json.decode(row)) for row in found],
+    )
+
+
+@alerts.command(epilog=EXIT_CODES)
+@click.argument("channel", type=int)
+@with_server
+def test(server: Server, channel: int) -> None:
+    """Send a test message to a CHANNEL (its id). The exit code is 1 if it does not arrive."""
+    answer = server.ask("POST", f"/alerts/channels/{channel}/test")
+    if not server.as_json:
+        click.echo(f"{'sent' if answer['sent'] else 'not sent'}: {printable(answer['detail'])}")
+    if not answer["sent"]:
+        sys.exit(1)
+
+
+def _delete(server: Server, what: str, ids: tuple[int, ...]) -> None:
+    for one in ids:
+        server.ask("DELETE", f"/alerts/{what}s/{one}")
+        if not server.as_json:
+            click.echo(f"alert {what} {one} deleted")
+
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    first = one["jobs"][0]["job_id"] if one["jobs"] else "-"
+    jobs = first if one["count"] <= 1 else f"{first} and {one['count'] - 1} more"
+    channel = one["channel_name"] or str(one["channel_id"])
+    at = one["ended_at"] or one["created_at"]
+    return (at, one["state"], one["rule_name"], channel, one["event"], jobs, one["result"] or "-")

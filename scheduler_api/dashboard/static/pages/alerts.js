@@ -1,0 +1,204 @@
+// Alerts: rules, channels, what alarms now, and what was sent.
+
+import { get, path, send } from "../base/api.js";
+import { badge, label } from "../base/badge.js";
+import { attempt, confirm, dialog, toast } from "../base/dialog.js";
+import { bdi, element, link } from "../base/dom.js";
+import { table } from "../base/table.js";
+import { ago, count, duration, plural, until } from "../base/time.js";
+import { button, empty, failed, loading, page, section } from "../base/view.js";
+import { channelForm, ruleForm } from "./alerts_forms.js";
+
+export const styles = ["runs.css"];
+
+const REFRESH_MS = 10_000;
+const SHOWN = 50;
+
+export async function show(view) {
+  const { signal } = view;
+  const addChannel = button("New channel", () => edit(channelForm({ signal }), "New channel"));
+  const addRule = button("New rule", () => edit(ruleForm({ channels, signal }), "New rule"), { kind: "primary" });
+  const body = page(view, {
+    title: "Alerts",
+    about: "Rules say what is reported, channels where it goes. Each change of a job is reported once.",
+    actions: [addChannel, addRule],
+  });
+  let channels = [];
+  const place = element("div", {}, loading());
+  body.append(place);
+  const parts = { state: null, rules: null, channels: null, sent: null };
+  let drawn = null;
+
+  async function refresh() {
+    try {
+      const [rules, found, state, sent] = await Promise.all([
+        get("/alerts/rules", { signal }), get("/alerts/channels", { signal }),
+        get("/alerts/state", { query: { limit: SHOWN }, signal }), get("/alerts/sent", { query: { limit: SHOWN }, signal })]);
+      channels = found.channels;
+      addRule.disabled = !channels.length;
+      addRule.title = channels.length ? "" : "First add a channel";
+      if (!rules.rules.length && !channels.length && !sent.messages.length) return first();
+      draw(rules.rules, state, sent.messages);
+    } catch (error) {
+      if (error.name !== "AbortError" && !drawn) place.replaceChildren(failed(error, refresh));
+    }
+  }
+
+  function first() {
+    drawn = null;
+    place.replaceChildren(empty({
+      title: "Nobody is told yet",
+      text: "First add a channel: a webhook, Slack or e-mail. Then a rule that says which failures go there.",
+      action: button("Add a channel", () => edit(channelForm({ signal }), "New channel"), { kind: "primary" }),
+    }));
+  }
+
+  function draw(rules, state, messages) {
+    const names = new Map(channels.map((one) => [one.id, one.name]));
+    if (!drawn) {
+      parts.state = stateTable();
+      parts.rules = rulesTable(names);
+      parts.channels = channelsTable();
+      parts.sent = sentTable();
+      drawn = element("div", { class: "stack" },
+        section("Alarming now", {}, parts.state.node),
+        section("Rules", {}, parts.rules.node),
+        section("Channels", {}, parts.channels.node),
+        section("Sent", { about: "The latest messages, also those that wait or failed." }, parts.sent.node));
+      place.replaceChildren(drawn);
+    }
+    parts.state.update(state.jobs.map((one) => ({ id: one.job_id, ...one })));
+    parts.rules.update(rules.map((one) => ({ ...one, channel_names: one.channels.map((id) => names.get(id) ?? String(id)) })));
+    parts.channels.update(channels);
+    parts.sent.update(messages);
+  }
+
+  const stateTable = () => table({
+    label: "Alarming now",
+    columns: [
+      { key: "job", title: "Job", phone: "title", render: (one) => bdi(one.job_id) },
+      { key: "on", title: "Condition", render: (one) => element("span", { class: "row-actions" }, one.alarms.map((alarm) => condition(alarm.on))) },
+      { key: "rule", title: "Rule", render: (one) => one.alarms.map((alarm, index) => [index ? ", " : "", bdi(alarm.rule_name)]) },
+      { key: "since", title: "Since", align: "right", render: (one) => ago(one.alarms[0].since) },
+    ],
+    rowLink: (one) => `/ui/jobs/${encodeURIComponent(one.job_id)}`,
+    empty: element("p", { class: "soft" }, "No condition of a rule holds now."),
+  });
+
+  const rulesTable = () => table({
+    label: "Rules",
+    columns: [
+      { key: "name", title: "Rule", phone: "title", render: (one) => bdi(one.name) },
+      { key: "on", title: "Reports", render: (one) => wordsOf(one) },
+      { key: "jobs", title: "Jobs", render: (one) => scopeOf(one) },
+      { key: "channels", title: "Channels", render: (one) => one.channel_names.map((name, index) => [index ? ", " : "", bdi(name)]) },
+      { key: "enabled", title: "State", render: (one) => badge(one.enabled ? "active" : "paused", { text: one.enabled ? "On" : "Off" }) },
+      { key: "actions", title: "Actions", bare: true, align: "right", render: (one) => element("span", { class: "row-actions" },
+        button("Edit", () => edit(ruleForm({ old: one, channels, signal }), "Edit rule"), { kind: "small" }),
+        button(one.enabled ? "Turn off" : "Turn on", () => act(() => send("PATCH", path("alerts", "rules", one.id), { enabled: !one.enabled }, { signal }), one.enabled ? "The rule is off." : "The rule is on."), { kind: "small" }),
+        button("Delete", () => removeRule(one), { kind: "small danger" })) },
+    ],
+    id: (one) => String(one.id),
+    empty: empty({ title: "No rule yet", text: "A rule says what is reported on the channels below.", action: button("Add a rule", () => edit(ruleForm({ channels, signal }), "New rule"), { kind: "primary" }) }),
+  });
+
+  const channelsTable = () => table({
+    label: "Channels",
+    columns: [
+      { key: "name", title: "Channel", phone: "title", render: (one) => bdi(one.name) },
+      { key: "kind", title: "Kind", render: (one) => KINDS[one.kind] ?? one.kind },
+      { key: "to", title: "To", render: (one) => bdi(one.url ?? (one.to ?? []).join(", ")) },
+      { key: "actions", title: "Actions", bare: true, align: "right", render: (one) => element("span", { class: "row-actions" },
+        button("Edit", () => edit(channelForm({ old: one, signal }), "Edit channel"), { kind: "small" }),
+        button("Send a test", (event) => test(one, event.target), { kind: "small" }),
+        button("Delete", () => removeChannel(one), { kind: "small danger" })) },
+    ],
+    id: (one) => String(one.id),
+    empty: empty({ title: "No channel", text: "Add a webhook, Slack or e-mail." }),
+  });
+
+  const sentTable = () => table({
+    label: "Sent",
+    columns: [
+      { key: "state", title: "State", render: (one) => badge(one.state === "waiting" ? "retrying" : one.state, one.state === "waiting" ? { text: "Waiting" } : {}) },
+      { key: "what", title: "Message", phone: "title", render: (one) => [condition(one.event), " ", jobsOf(one)] },
+      { key: "rule", title: "Rule", render: (one) => bdi(one.rule_name) },
+      { key: "channel", title: "Channel", render: (one) => (one.channel_name === null ? element("span", { class: "soft" }, "Deleted") : bdi(one.channel_name)) },
+      { key: "result", title: "Result", render: (one) => [bdi(one.result || "–"), one.attempts > 1 ? ` (${plural(one.attempts, "attempt")})` : ""] },
+      { key: "at", title: "Time", align: "right", render: (one) => (one.next_attempt_at && one.attempts ? ["next ", until(one.next_attempt_at)] : ago(one.ended_at ?? one.created_at)) },
+    ],
+    empty: element("p", { class: "soft" }, "Nothing was sent yet. Send a test to see whether a channel works."),
+  });
+
+  async function edit(form, title) {
+    const stored = await form.open(title);
+    if (stored) {
+      toast("Saved.");
+      refresh();
+    }
+  }
+  async function act(work, message) {
+    if (await attempt(work, message)) refresh();
+  }
+  async function removeRule(one) {
+    if (!(await confirm({ title: "Delete 1 rule?", body: element("p", {}, "Nothing of ", bdi(one.name), " is reported any more. Its messages that wait are not sent."), action: "Delete 1 rule", danger: true }))) return;
+    act(() => send("DELETE", path("alerts", "rules", one.id), undefined, { signal }), "The rule is deleted.");
+  }
+  async function removeChannel(one) {
+    if (!(await confirm({ title: "Delete 1 channel?", body: element("p", {}, bdi(one.name), " receives no more messages. Rules that use it must be changed first."), action: "Delete 1 channel", danger: true }))) return;
+    act(() => send("DELETE", path("alerts", "channels", one.id), undefined, { signal }), "The channel is deleted.");
+  }
+  async function test(one, control) {
+    control.disabled = true;
+    try {
+      const answer = await send("POST", path("alerts", "channels", one.id, "test"), undefined, { signal });
+      await dialog({
+        title: answer.sent ? "The test arrived" : "The test did not arrive",
+        body: element("p", {}, badge(answer.sent ? "sent" : "failed"), " ", bdi(answer.detail), ` after ${duration(answer.latency_ms)}.`),
+        actions: [{ text: "Close", value: null }],
+        signal,
+      });
+    } catch (error) {
+      if (error.name !== "AbortError") toast(error.detail ?? error.message, "bad");
+    } finally {
+      control.disabled = false;
+    }
+  }
+
+  await refresh();
+  const timer = setInterval(() => !document.hidden && refresh(), REFRESH_MS);
+  signal.addEventListener("abort", () => clearInterval(timer));
+}
+
+const KINDS = { webhook: "Webhook", slack: "Slack", email: "E-mail" };
+const TONES = { failure: "bad", recovery: "ok", miss: "idle", late: "warn", no_success: "bad", quarantine: "bad", auto_pause: "idle" };
+
+/** A condition as a badge. */
+function condition(on) {
+  return badge(on, { tone: TONES[on] ?? "none", text: label(on) });
+}
+
+function jobsOf(message) {
+  const first = message.jobs[0];
+  return [link(`/ui/jobs/${encodeURIComponent(first.job_id)}`, bdi(first.job_id)), message.count > 1 ? ` and ${count(message.count - 1)} more` : ""];
+}
+
+/** What a rule reports, in words. */
+function wordsOf(rule) {
+  const words = {
+    failure: rule.after_failures > 1 ? `${count(rule.after_failures)} failures in a row` : "first failure",
+    recovery: "recovery",
+    miss: "missed fire times",
+    late: `late by ${duration(1000 * rule.late_after_seconds)}`,
+    no_success: `no success for ${duration(1000 * rule.no_success_seconds)}`,
+    quarantine: "quarantine",
+    auto_pause: `pauses after ${count(rule.pause_after_failures ?? 0)} failures`,
+  };
+  return rule.on.map((one) => words[one]).join(", ");
+}
+
+function scopeOf(rule) {
+  const labels = Object.entries(rule.labels);
+  if (!labels.length) return "All";
+  return labels.map(([key, value], index) => [index ? ", " : "", bdi(value === null ? key : `${key}:${value}`)]);
+}
