@@ -241,7 +241,6 @@ async def test_a_job_is_deleted_only_when_its_id_was_typed(pages: Pages, server:
     confirm = dialog.get_by_role("button", name="Delete the job")
     await expect(confirm).to_be_disabled()
     await dialog.get_by_label("Type the id").fill("doomed")
-    assert await axe(page) == []
     await confirm.click()
     await expect(page).to_have_url(re.compile("/ui/jobs$"))
     assert server.api.get("/jobs", params={"id": "doomed"}).json()["jobs"] == []
@@ -298,8 +297,7 @@ async def test_text_of_users_stays_text(pages: Pages, server: Server) -> None:
     assert await page.evaluate("window.hacked") is None
 
 
-@pytest.mark.parametrize("width", [WIDE, PHONE])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "theme"), [(WIDE, "light"), (PHONE, "dark")])
 async def test_axe_finds_nothing_and_the_page_fits(
     pages: Pages, server: Server, redis_server: EmbeddedRedis, theme: Theme, width: int
 ) -> None:
