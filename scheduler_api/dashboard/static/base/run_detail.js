@@ -10,6 +10,7 @@ import { button, section } from "./view.js";
 const OPEN = new Set(["open", "retrying", "taken"]);
 const FAILED = new Set(["failed", "lost", "conflict"]);
 const LONGEST_PRETTY = 100_000; // a longer body is shown as it came
+const LONGEST_SHOWN = 20_000; // characters; more are shown on request
 
 export const REASONS = {
   scheduled: "Scheduled",
@@ -243,7 +244,7 @@ function headersOf(headers) {
     element("dl", { class: "headers" }, rows.map(([name, value]) => element("div", {}, element("dt", {}, bdi(name)), element("dd", {}, bdi(value))))));
 }
 
-/** Show a body: JSON is indented, everything else is shown as it came. */
+/** Show a body: JSON is indented, everything else is shown as it came. A long body is cut, with a button for the rest. */
 export function bodyBox(text, label) {
   if (!text) return null;
   let shown = text;
@@ -256,9 +257,11 @@ export function bodyBox(text, label) {
       // Not JSON, or cut off.
     }
   }
-  return element("div", { class: "stack" },
-    element("pre", { class: "code-box", tabindex: "0", role: "region", "aria-label": label }, bdi(shown)),
-    element("div", { class: "row soft body-about" }, `${bytes(new TextEncoder().encode(text).length)}${isJson ? ", shown indented" : ""}`, copyButton(text)));
+  const isCut = shown.length > LONGEST_SHOWN;
+  const pre = element("pre", { class: "code-box", tabindex: "0", role: "region", "aria-label": label }, bdi(isCut ? shown.slice(0, LONGEST_SHOWN) : shown));
+  const all = isCut ? button("Show all", () => { pre.replaceChildren(bdi(shown)); all.remove(); pre.focus(); }, { kind: "plain small" }) : null;
+  return element("div", { class: "stack" }, pre,
+    element("div", { class: "row soft body-about" }, `${bytes(new TextEncoder().encode(text).length)}${isJson ? ", shown indented" : ""}`, element("span", { class: "row" }, all, copyButton(text))));
 }
 
 function copyButton(text) {

@@ -14,7 +14,7 @@ import { count, duration, localText, ms, percent, plural, time, until } from "..
 import { button, empty, failed, page, section } from "../base/view.js";
 import * as act from "./job_actions.js";
 import { stateOf } from "./job_state.js";
-import { badges, definition, inWords, nextFireTimes } from "./job_words.js";
+import { badges, definition, inWords, nextFireTimes, payload } from "./job_words.js";
 
 export const styles = ["runs.css", "job.css"];
 
@@ -32,7 +32,7 @@ export async function show(view) {
   const id = view.params.id;
   const elsewhere = pageOf(id);
   if (elsewhere) return view.go(elsewhere, { replace: true });
-  const parts = { badges: element("span", { class: "row" }), words: element("p", { class: "job-words" }), state: element("div", { class: "job-state" }), next: element("div", {}), facts: element("div", {}), numbers: element("div", { class: "numbers-line" }), charts: element("div", { class: "columns" }), pending: element("div", { class: "stack" }) };
+  const parts = { badges: element("span", { class: "row" }), words: element("p", { class: "job-words" }), state: element("div", { class: "job-state" }), next: element("div", {}), facts: element("div", {}), payload: element("div", {}), numbers: element("div", { class: "numbers-line" }), charts: element("div", { class: "columns" }), pending: element("div", { class: "stack" }) };
   const actions = element("div", { class: "page-actions" });
   const drawing = new Map(); // part -> the data that it shows, as text
   let job = null;
@@ -88,7 +88,8 @@ export async function show(view) {
     redraw("words", [job.version, fires, job.endpoint, job.target], () => inWords(job, fires));
     redraw("state", [job.held_for, job.held_back, job.health, job.status === "completed", job.consecutive_failures, job.last_failure, job.open_run?.claimed_at, open, job.pause_note, job.paused_until, health?.late_since, health?.stuck_since], () => stateOf(job, health, open, does));
     redraw("next", [job.next_fire_times, job.held_for], () => next(job));
-    redraw("facts", [job.version, fires, job.totals, job.updated_at], () => definition(job, fires));
+    redraw("facts", [job.version, fires, job.totals, job.updated_at], () => (definitionMissing ? element("p", { class: "soft" }, "The stored definition cannot be read.") : definition(job, fires)));
+    redraw("payload", [job.version, definitionMissing], () => (definitionMissing ? [] : [payload(job)]));
     redraw("pending", [job.pending, job.replays], () => pending(job, does));
     waiting.hidden = job.pending.length + job.replays.length === 0;
   };
@@ -109,7 +110,7 @@ export async function show(view) {
     waiting,
     element("div", { class: "columns top" }, section("Next", {}, parts.next), section("Durations", {}, parts.numbers, parts.charts)),
     section("History", { actions: [runs.chooser] }, runs.node),
-    section("Definition", { actions: [element("a", { class: "button", href: `/ui${path("jobs", id, "edit")}` }, "Edit")] }, parts.facts),
+    section("Definition", { actions: [element("a", { class: "button", href: `/ui${path("jobs", id, "edit")}` }, "Edit")] }, parts.facts, parts.payload),
   );
   drawJob();
 

@@ -2,7 +2,8 @@
 
 import { badge } from "../base/badge.js";
 import { bdi, code, element, facts, fragment, link, safeLink } from "../base/dom.js";
-import { ago, count, duration, plural, time, ZONE } from "../base/time.js";
+import { bodyBox } from "../base/run_detail.js";
+import { ago, bytes, count, duration, plural, time, ZONE } from "../base/time.js";
 
 const OVERLAP = {
   skip: "A fire time that comes while a run is open is missed.",
@@ -84,6 +85,16 @@ function retries(job) {
     retry.statuses?.length ? `also for ${retry.statuses.join(", ")}` : null,
     retry.max_age_seconds === null ? null : `for at most ${seconds(retry.max_age_seconds)}`,
   ].filter(Boolean).join(", ");
+}
+
+/** The body that each run sends, built when it is opened. Null: the job has none, or that of its target. */
+export function payload(job) {
+  const text = job.body ?? (job.payload === undefined ? null : JSON.stringify(job.payload));
+  if (text === null) return null;
+  const place = element("div", {});
+  const node = element("details", {}, element("summary", {}, "Body of each request ", element("span", { class: "soft" }, bytes(new TextEncoder().encode(text).length))), place);
+  node.addEventListener("toggle", () => node.open && !place.hasChildNodes() && place.append(bodyBox(text, "Body of each request") ?? ""));
+  return node;
 }
 
 /** Badges of the job's status and health. */
