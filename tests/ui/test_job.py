@@ -124,7 +124,7 @@ async def test_each_fire_time_is_a_mark_with_its_result(
 
     await page.get_by_role("radio", name="Week").check()
     await expect(page).to_have_url(re.compile(r"\?window=week$"))
-    await expect(page.locator(".strip-row")).to_have_count(1)  # the job has existed for a moment
+    await expect(page.locator(".strip-track")).to_have_count(1)  # the job has existed for a moment
     window = page.get_by_role("group", name="Window of the strip")
     await window.get_by_text("Day", exact=True).click()
     await expect(all_marks).to_have_count(10)

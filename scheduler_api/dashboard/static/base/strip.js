@@ -45,11 +45,12 @@ const WHY = {
   replay: "to be run again",
 };
 
-/** The windows that can be chosen: cells are nice lengths of time, fewer on a phone. `rows`: allowed numbers of rows. */
+/** The windows that can be chosen: cells are nice lengths of time, fewer on a phone. `rows`: possible
+ * numbers of rows; `high`: the most rows for marks that are shorter than cells. */
 const WINDOWS = {
-  hour: { text: "Hour", cells: [120, 60], rows: [1, 2, 3, 4, 6, 12] },
-  day: { text: "Day", cells: [480, 240], rows: [1, 2, 3, 4, 6, 8, 12, 24] },
-  week: { text: "Week", cells: [336, 168], rows: [7, 14, 28, 42] },
+  hour: { text: "Hour", cells: [120, 60], rows: [1, 2, 3, 4, 6, 12], high: 4 },
+  day: { text: "Day", cells: [480, 240], rows: [1, 2, 3, 4, 6, 8, 12, 24], high: 6 },
+  week: { text: "Week", cells: [336, 168], rows: [7, 14, 28, 42], high: 7 },
 };
 
 /** Return the bounds of a window that contains now, at whole units of the viewer's time: [from, to]. */
@@ -174,9 +175,10 @@ export function strip(view, jobId) {
     if (text === shown) return;
     shown = text;
     const focused = place.contains(document.activeElement) ? document.activeElement.dataset.at : null;
-    fill(about, aboutText(answer));
     const listed = place.querySelector("details")?.open ?? false;
-    fill(place, drawRows(answer, chosen, width), legend(answer), list(answer, listed));
+    const rows = drawRows(answer, chosen, width);
+    fill(about, aboutText(answer, rows.each));
+    fill(place, rows.node, legend(answer), list(answer, listed));
     if (focused) place.querySelector(`[data-at="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   };
   const observer = new ResizeObserver(() => {
@@ -190,18 +192,30 @@ export function strip(view, jobId) {
   return { node, refresh };
 }
 
-function aboutText(answer) {
-  const from = ms(answer.from);
-  const created = answer.created_at !== null && ms(answer.created_at) > from ? `, created ${localText(answer.created_at)}` : "";
-  return `${localText(from, { date: "always", seconds: false })} to ${localText(answer.to, { date: "always", seconds: false })}` +
-    (answer.cell_ms === null ? ", each fire time is one mark" : `, each mark is ${duration(answer.cell_ms)}`) + created;
+function aboutText(answer, each) {
+  return `${localText(answer.from, { date: "always", seconds: false })} to ${localText(answer.to, { date: "always", seconds: false })}, ` +
+    (each === null ? "each fire time is one mark" : `each mark is ${duration(each)}`);
+}
+
+/** Texts below the rows: clock times if the rows are one row or whole days, else the time since the row's start. */
+function axis(from, length, rows) {
+  const node = element("div", { class: "strip-axis", "aria-hidden": "true" });
+  for (let part = 0; part < 4; part++) {
+    const at = from + (part * length) / 4;
+    const clock = rows === 1 || length === DAY;
+    const text = clock ? localText(at, { seconds: false, date: rows === 1 && part === 0 && length >= DAY ? "always" : "auto" }) : part ? `+${duration((part * length) / 4)}` : "";
+    const one = element("span", {}, clock && (rows > 1 || part) ? text.slice(-5) : text);
+    one.style.left = `${25 * part}%`;
+    node.append(one);
+  }
+  return element("div", { class: "strip-row" }, element("span", {}), node);
 }
 
 function drawRows(answer, name, width) {
   const from = ms(answer.from);
   const to = ms(answer.to);
   const fits = Math.max(8, Math.floor((width - LABEL_PX) / MARK_PX));
-  const step = answer.cell_ms ?? stepOf(answer.cells, from, to, fits * WINDOWS[name].rows.at(-1));
+  const step = answer.cell_ms ?? stepOf(answer.cells, from, to, fits * WINDOWS[name].high);
   const slots = Math.round((to - from) / step);
   const rows = WINDOWS[name].rows.find((one) => slots / one <= fits && slots % one === 0) ?? WINDOWS[name].rows.at(-1);
   const perRow = Math.ceil(slots / rows);
@@ -209,6 +223,7 @@ function drawRows(answer, name, width) {
   const box = element("div", { class: "strip-rows", role: "group", "aria-label": "Fire times; arrow keys move between them" });
   const slot = (at) => Math.min(Math.max(0, Math.floor((at - from) / step)), slots - 1);
   const tracks = [];
+  const starts = [];
   const created = answer.created_at === null ? -Infinity : ms(answer.created_at);
   for (let row = 0; row < rows; row++) {
     const begin = from + row * perRow * step;
@@ -221,6 +236,12 @@ function drawRows(answer, name, width) {
       const gap = span(track, "strip-gap", Math.max(begin, ms(kept.from)), Math.min(end, ms(kept.to)), begin);
       gap.title = "Not kept: the history does not reach back to this time";
     }
+    if (created > begin && created < end && created > from) {
+      const share = (created - begin) / (perRow * step);
+      const line = element("div", { class: "strip-created", title: `Created ${localText(created, { date: "always" })}` }, share > 0.35 ? element("span", {}, `created ${localText(created, { seconds: false })}`) : null);
+      line.style.left = `${100 * share}%`;
+      track.append(line);
+    }
     const now = ms(answer.now);
     if (now >= begin && now < end) {
       const line = element("div", { class: "strip-now", title: "Now" });
@@ -228,7 +249,9 @@ function drawRows(answer, name, width) {
       track.append(line);
     }
     tracks.push(track);
-    if (end > created || row === rows - 1) box.append(element("div", { class: "strip-row" }, element("span", { class: "strip-label", "aria-hidden": "true" }, rowLabel(begin, name, row, rows)), track));
+    if (end <= created && row < rows - 1) continue; // nothing was before the job's creation
+    starts.push(begin);
+    box.append(element("div", { class: "strip-row" }, element("span", { class: "strip-label", "aria-hidden": "true" }, rows === 1 ? "" : rowLabel(begin, name, row, rows)), track));
   }
   function span(track, kind, first, last, begin) {
     const one = element("div", { class: kind, "aria-hidden": "true" });
@@ -236,8 +259,10 @@ function drawRows(answer, name, width) {
     track.append(one);
     return one;
   }
+  box.append(axis(starts[0], perRow * step, starts.length));
   const marks = [];
-  for (const cell of answer.cell_ms === null ? merged(answer.cells, slot) : answer.cells) {
+  const cells = answer.cell_ms === null ? merged(answer.cells, slot) : answer.cells;
+  for (const cell of cells) {
     const first = slot(ms(cell.first_fire_time));
     const last = slot(ms(cell.last_fire_time));
     for (let row = Math.floor(first / perRow); row <= Math.floor(last / perRow); row++) {
@@ -290,7 +315,8 @@ function drawRows(answer, name, width) {
     }
   });
   box.append(tip);
-  return box;
+  const shared = answer.cell_ms !== null || cells.some((cell) => cell.exact && Object.values(cell.fire_times).reduce((sum, one) => sum + one, 0) > 1);
+  return { node: box, each: shared ? step : null };
 }
 
 function markOf(cell, isFirst) {

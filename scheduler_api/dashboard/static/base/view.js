@@ -16,7 +16,7 @@ export function page(view, { title, name, actions = [], crumbs = [], about = nul
     view.root,
     crumbs.length
       ? element("nav", { class: "crumbs", "aria-label": "Above this page" },
-          crumbs.map(([text, path]) => [link(path, text), element("span", { "aria-hidden": "true" }, "/")]))
+          crumbs.map(([text, path], index) => [index ? element("span", { "aria-hidden": "true" }, "/") : null, link(path, text)]))
       : null,
     element("div", { class: "page-head" },
       element("h1", { tabindex: "-1" }, title),

@@ -86,7 +86,7 @@ export async function show(view) {
     redraw("badges", [job.status, job.health], () => badges(job));
     redraw("actions", [blocked(), definitionMissing], () => headActions(job, does, blocked()));
     redraw("words", [job.version, fires, job.endpoint, job.target], () => inWords(job, fires));
-    redraw("state", [job.held_for, job.held_back, job.health, job.status === "completed", job.consecutive_failures, job.last_failure, job.open_run?.claimed_at, open, job.pause_note, job.paused_until, health?.late_since, health?.stuck_since], () => stateOf(job, health, open, does));
+    redraw("state", [job.held_for, job.held_back, job.health, job.status === "completed", job.consecutive_failures, job.last_failure, job.open_run?.claimed_at, job.open_run?.attempt, job.open_run?.retry_at, open, job.pause_note, job.paused_until, health?.late_since, health?.stuck_since], () => stateOf(job, health, open, does));
     redraw("next", [job.next_fire_times, job.held_for], () => next(job));
     redraw("facts", [job.version, fires, job.totals, job.updated_at], () => (definitionMissing ? element("p", { class: "soft" }, "The stored definition cannot be read.") : definition(job, fires)));
     redraw("payload", [job.version, definitionMissing], () => (definitionMissing ? [] : [payload(job)]));
@@ -213,7 +213,7 @@ function numbers(health) {
   const { p50, p95, p99, longest } = kept.duration_ms ?? {};
   const one = (name, value) => element("div", {}, element("b", {}, value), element("span", {}, name));
   return [
-    one("median", duration(p50)), one("95 %", duration(p95)), one("99 %", duration(p99)), one("longest", duration(longest)),
+    ...(p50 === undefined || p50 === null ? [] : [one("median", duration(p50)), one("95 %", duration(p95)), one("99 %", duration(p99)), one("longest", duration(longest))]),
     one(`of ${plural(kept.runs, "kept run")} succeeded`, percent(kept.success_rate)),
   ];
 }

@@ -69,13 +69,17 @@ function unwell(job, health, act) {
       job.consecutive_failures > 1 ? button("Replay the failed runs…", act.replay) : null);
   }
   if (job.health === "stuck") return callout("warn", fragment(element("strong", {}, "Stuck"), health?.stuck_since ? fragment(" since ", time(health.stuck_since), " (", ago(health.stuck_since), ")") : null, ": its run takes far longer than usual. Look at the runner, or cancel the run."));
+  // What holds the run back is said below; that it is late follows from it.
+  if (job.health === "late" && (job.held_back || job.held_for)) return null;
   if (job.health === "late") return callout("warn", fragment(element("strong", {}, "Late"), health?.late_since ? fragment(": due since ", time(health.late_since), " (", ago(health.late_since), ")") : null, ". No node has started the run yet: look whether nodes are running and have free slots."));
   return null;
 }
 
 function openRuns(job, open, act) {
   if (open.length) {
-    const shown = open.slice(0, 5).map((run) => openRun(run, act));
+    // The list of runs has no attempts; the job has them of its open run.
+    const known = new Map([job.open_run, ...(job.open_runs ?? [])].filter((one) => one?.id).map((one) => [one.id, one]));
+    const shown = open.slice(0, 5).map((run) => openRun({ ...run, ...known.get(run.id) }, act));
     if (open.length > 5) shown.push(element("p", {}, link(`/ui/runs?job_id=${encodeURIComponent(job.id)}&state=open`, `All ${plural(open.length, "open run")}`)));
     return shown;
   }
@@ -87,12 +91,18 @@ function openRuns(job, open, act) {
 function openRun(run, act) {
   const words = {
     open: fragment(element("strong", {}, "Running"), run.started_at ? fragment(" since ", time(run.started_at), " (", ago(run.started_at), ")") : null, "."),
-    retrying: fragment(element("strong", {}, "Waits for its next attempt"), ` after ${plural(run.attempt, "attempt")}: `, until(run.retry_at), run.error_message ? fragment(". Last: ", bdi(run.error_message)) : run.status_code ? `. Last answer: ${run.status_code}` : null),
+    retrying: fragment(element("strong", {}, "Waits for its next attempt"), run.attempt ? ` after ${plural(run.attempt, "attempt")}` : null, run.retry_at ? fragment(", ", until(run.retry_at)) : null, lastError(run)),
     taken: fragment(element("strong", {}, "Taken by the runner"), run.taken_at ? fragment(" ", ago(run.taken_at)) : null, run.progress === null || run.progress === undefined ? null : `, ${Math.round(run.progress * 100)} %`, run.note ? fragment(": ", bdi(run.note)) : "."),
   };
   return callout(run.state === "retrying" ? "warn" : "run", words[run.state] ?? run.state,
     link("/ui" + path("runs", run.id), "Open"),
     button("Cancel the run", async () => (await cancelRun(run, { signal: act.signal })) && act.refresh(), { kind: "danger" }));
+}
+
+function lastError(run) {
+  const last = run.attempts?.at(-1);
+  const text = last?.message || run.error_message || (last?.status_code ?? run.status_code ? `the answer was ${last?.status_code ?? run.status_code}` : null);
+  return text ? fragment(". Last: ", bdi(text)) : ".";
 }
 
 function heldBack(hold) {
