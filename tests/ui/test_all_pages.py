@@ -123,7 +123,7 @@ async def test_a_page_is_accessible_small_and_fits_a_phone(pages: Pages, paths: 
     assert await page.locator("img[src=x]").count() == 0
 
 
-@pytest.mark.parametrize("page_of", ["/ui/jobs", "/ui/runs", "/ui/attention"])
+@pytest.mark.parametrize("page_of", ["hostile job", "hostile edit", "/ui/jobs", "/ui/runs", "/ui/attention"])
 async def test_hostile_names_and_long_texts_are_shown_as_text_in_an_isolated_direction(
     pages: Pages, paths: dict[str, str], page_of: str
 ) -> None:
