@@ -58,10 +58,10 @@ class Runner(CoroutineDeliverer[None]):
 
 
 @asynccontextmanager
-async def running(context: Context, runner: Runner | None = None) -> AsyncIterator[Runner]:
-    """Run a node that calls ``runner``."""
+async def running(context: Context, runner: Runner | None = None, *, history: int = 100) -> AsyncIterator[Runner]:
+    """Run a node that calls ``runner`` and keeps ``history`` entries of each job."""
     runner = runner or Runner()
-    settings = EngineSettings(drain_grace_seconds=0, public_url="http://localhost")
+    settings = EngineSettings(drain_grace_seconds=0, public_url="http://localhost", history_per_job=history)
     engine = Engine(settings, context.shards, runner, context.clock, context.metrics)
     engine.start()
     await engine.started()

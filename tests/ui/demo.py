@@ -25,6 +25,7 @@ from scheduler_core.delivery.http.request import request_of
 from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import Outcome, OutcomeKind
 from scheduler_core.node.engine import Engine
+from scheduler_core.store.jobs import Retention
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.runner import Runner
@@ -37,6 +38,8 @@ STEPS_MS = (0, 5_000, 20_000, 40_000, 59_900)
 """Instants of each minute at which the clock stops. The last one is when a node closes its statistics of the minute."""
 
 QUIET_TIMES = 3
+HISTORY = 2000
+"""Entries of a job's history that are kept: a day of a job that fires each minute."""
 
 
 @dataclass(frozen=True)
@@ -252,11 +255,16 @@ async def live_through_a_day(redis_url: str, *, hours: float = 26) -> None:
     start_ms = time.time_ns() // 1_000_000 - int(hours * HOUR_MS)
     start_ms -= start_ms % MINUTE_MS
     clock = ManualClock(start_ms)
-    store = RedisStore(connect(redis_url, connections=STORE_CONNECTIONS))
+    kept = Retention(entries=HISTORY)
+    store = RedisStore(connect(redis_url, connections=STORE_CONNECTIONS), retention=kept)
     context = Context(settings=ApiSettings(), store=store, clock=clock, metrics=Metrics())
     # One heartbeat in a step must be enough.
     settings = EngineSettings(
-        drain_grace_seconds=0, heartbeat_seconds=30, dead_after_seconds=7200, downtime_after_seconds=7200
+        drain_grace_seconds=0,
+        heartbeat_seconds=30,
+        history_per_job=HISTORY,
+        dead_after_seconds=7200,
+        downtime_after_seconds=7200,
     )
     runners = DemoRunners(start_ms + int(hours * HOUR_MS), clock)
     engine = Engine(settings, context.shards, runners, clock, context.metrics)

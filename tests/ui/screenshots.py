@@ -22,7 +22,7 @@ from playwright.async_api import Page, async_playwright
 
 from scheduler_core.embedded import EmbeddedRedis
 from tests.ui.browser import OPTIONS, PHONE, WIDE, Pages, Theme, program
-from tests.ui.demo import DemoRunners, live_through_a_day
+from tests.ui.demo import HISTORY, DemoRunners, live_through_a_day
 from tests.ui.server import Server, serving
 
 FOLDER = Path(__file__).parents[2] / "docs" / "dashboard"
@@ -201,7 +201,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         url = stack.enter_context(_redis(folder))
         runners = DemoRunners(time.time_ns() // 1_000_000)
-        server = stack.enter_context(serving(url, runner=runners, port=options.serve or 0))
+        server = stack.enter_context(serving(url, runner=runners, port=options.serve or 0, history=HISTORY))
         if options.serve:
             print(server.url)
             with contextlib.suppress(KeyboardInterrupt):

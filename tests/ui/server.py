@@ -22,6 +22,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.request import request_of
 from scheduler_core.model.call import Call
 from scheduler_core.model.outcome import Outcome, OutcomeKind
+from scheduler_core.store.jobs import Retention
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.runner import Runner, running
@@ -83,9 +84,16 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    redis_url: str, *, keys: tuple[str, ...] = (), node: bool = True, runner: Runner | None = None, port: int = 0
+    redis_url: str,
+    *,
+    keys: tuple[str, ...] = (),
+    node: bool = True,
+    runner: Runner | None = None,
+    port: int = 0,
+    history: int = 100,
 ) -> Iterator[Server]:
-    """Start a server; stop it at the end. ``runner``: what its node calls; default a ``RunnerByUrl``."""
+    """Start a server; stop it at the end. ``runner``: what its node calls; default a ``RunnerByUrl``. ``history``: how
+    many entries of each job are kept."""
     sockets = listen("127.0.0.1", port)
     loop = asyncio.new_event_loop()
     answers = RunnerByUrl()
@@ -93,10 +101,11 @@ def serving(
     started = threading.Event()
 
     async def serve() -> None:
-        store = RedisStore(connect(redis_url, connections=STORE_CONNECTIONS))
+        client = connect(redis_url, connections=STORE_CONNECTIONS)
+        store = RedisStore(client, retention=Retention(entries=history))
         context = Context(settings=ApiSettings(api_keys=keys), store=store, clock=RedisClock(), metrics=Metrics())
         servers.append(ApiServer(create_app(context)))
-        async with running(context, runner or answers) if node else contextlib.nullcontext():
+        async with running(context, runner or answers, history=history) if node else contextlib.nullcontext():
             started.set()
             await servers[0].serve(sockets)
         await store.aclose()
