@@ -1,0 +1,82 @@
+"""What messages of alerts look like when names and answers are hostile, and what an attempt means."""
+
+from __future__ import annotations
+
+import email
+import json
+from email.policy import default
+
+import pytest
+
+from scheduler_core.delivery.base import always
+from scheduler_core.delivery.http.guard import AddressGuard
+from scheduler_core.delivery.notify.documents import email_of, slack_document, webhook_document
+from scheduler_core.delivery.notify.notifier import Notifier, result_of
+from scheduler_core.model.alerts import Channel, ChannelKind, Mention, Message, On, Security, Smtp
+from tests.support.factories import answered, failed
+from tests.support.nodes import ScriptedDeliverer
+from tests.support.receivers import mailbox
+
+HOSTILE = "<!channel> <http://evil.test|click> *b* `c` & \u202e\r\nBcc: victim@x.test"
+
+
+def message(count: int = 1, name: str = HOSTILE) -> Message:
+    jobs = tuple(Mention(f"{name}{number}", 0, name) for number in range(min(count, 20)))
+    return Message("msg_1", 1, name, 2, On.FAILURE, 0, 0, count, jobs)
+
+
+def mail_channel(**smtp: object) -> Channel:
+    server = Smtp(**({"host": "127.0.0.1"} | smtp))  # type: ignore[arg-type]
+    return Channel(2, "mail", ChannelKind.EMAIL, smtp=server, sender="cron@x.test", recipients=("ops@x.test",))
+
+
+def test_slack_receives_no_mention_link_or_formatting_of_others() -> None:
+    document = json.loads(slack_document(message(25), "http://cronpost.test"))
+    marked = [block["text"]["text"] for block in document["blocks"] if block["text"]["type"] == "mrkdwn"]
+    for text in (document["text"], *marked):
+        assert "<!channel>" not in text
+        assert "<http://evil.test" not in text
+        assert "*b*" not in text
+    assert all(len(text) <= 3_000 for text in marked)
+    assert document["blocks"][-1]["text"]["text"] == "and 5 more"
+
+
+def test_an_e_mail_has_no_header_of_others() -> None:
+    sent = email.message_from_bytes(email_of(message(), mail_channel(), "").as_bytes(), policy=default)
+    assert sent["Bcc"] is None
+    assert sent["To"] == "ops@x.test"
+    assert "\n" not in str(sent["Subject"])
+    assert sent.get_content_type() == "text/plain"
+
+
+def test_a_webhook_names_twenty_jobs_and_counts_the_others() -> None:
+    found = json.loads(webhook_document(message(25), "http://cronpost.test"))["data"]
+    assert (len(found["jobs"]), found["count"], found["more"]) == (20, 25, 5)
+    assert found["jobs"][0]["url"].startswith("http://cronpost.test/ui/jobs/%3C%21channel%3E")
+
+
+@pytest.mark.parametrize(("status", "sent", "refused"), [(204, True, False), (404, False, True), (429, False, False)])
+def test_the_status_decides_whether_a_webhook_was_sent(status: int, sent: bool, refused: bool) -> None:
+    found = result_of(answered(status))
+    assert (found.sent, found.refused) == (sent, refused)
+    assert not result_of(failed()).sent
+
+
+async def test_an_e_mail_goes_nowhere_that_the_guard_refuses() -> None:
+    notifier = Notifier(ScriptedDeliverer(), AddressGuard(deny=["127.0.0.0/8"]))
+    async with mailbox() as box:
+        found = await notifier.send(mail_channel(port=box.port, security=Security.NONE), message(), always)
+        assert not found.sent
+        assert "refused by a rule of this server" in found.text
+        assert box.mails == []
+    await notifier.aclose()
+
+
+async def test_a_password_is_not_sent_without_tls() -> None:
+    notifier = Notifier(ScriptedDeliverer(), AddressGuard())
+    async with mailbox() as box:  # it offers no STARTTLS
+        found = await notifier.send(mail_channel(port=box.port, username="u", password="secret"), message(), always)
+        assert not found.sent
+        assert "secret" not in found.text
+        assert box.mails == []
+    await notifier.aclose()
