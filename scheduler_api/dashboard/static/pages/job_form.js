@@ -94,6 +94,11 @@ export async function show(view) {
     element("aside", { class: "save-panel", "aria-label": "Save" }, element("div", { class: "panel stack" },
       element("div", { class: "row" }, save, cancel), other, changes)));
   body.append(form);
+  // Beside the form the next fire times stay visible; in a narrow window they stand below the trigger.
+  const wide = matchMedia("(min-width: 1001px)");
+  const settle = () => (wide.matches && !isJson ? form.querySelector(".save-panel") : explained.home).append(explained.node);
+  wide.addEventListener("change", settle, { signal: view.signal });
+  settle();
 
   let typing;
   let checking = new AbortController();

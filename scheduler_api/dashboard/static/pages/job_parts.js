@@ -50,7 +50,7 @@ export function buildParts(schema, { editing, signal }) {
 
   const node = element("div", { class: "stack" },
     group("What", id.node, description.node, labels.node),
-    group("When", trigger.node, explained.node),
+    group("When", trigger.node, explained.home),
     group("Request", request.node, content.node, more.map((one) => one.node)),
     group("Rules", sections.map((one) => one.node)));
   const parts = [id, trigger, request, headers, query, content, auth, sign, labels, description, ...policies.values()];

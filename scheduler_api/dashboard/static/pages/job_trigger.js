@@ -79,12 +79,13 @@ function zoneNames() {
 /** What a trigger means: words and next fire times, drawn into `node`. */
 export function explanation() {
   const node = element("div", { class: "panel explanation", role: "status" });
+  const home = element("div", {}, node);
   let words = null;
   let times = null;
   let zone = "UTC";
 
   function draw() {
-    node.hidden = words === null && times === null;
+    if (words === null && times === null) return fill(node, element("p", { class: "soft" }, "The next fire times appear here."));
     const rows = (times ?? []).map((one) => row(one, zone));
     fill(node,
       words === null ? null : element("p", {}, element("strong", {}, bdi(words))),
@@ -93,8 +94,11 @@ export function explanation() {
         element("tbody", {}, rows)) : times && words !== null ? element("p", { class: "soft" }, "No fire time follows.") : null);
   }
 
+  draw();
   return {
     node,
+    /** Its place in the form, where the window is narrow. */
+    home,
     /** Show words and, unless null, fire times; they are in the zone of the job. */
     show(changes) {
       ({ words = words, times = times, zone = zone } = changes);

@@ -38,7 +38,7 @@ export async function show(view) {
   const stale = new Set();
   const bar = filters(view, () => reload(), () => rows);
   const many = element("div", { class: "many" });
-  const place = element("div", {});
+  const place = element("div", { class: "job-list" });
   const foot = element("div", { class: "list-foot", role: "status" });
   body.append(bar.node, element("div", { class: "stack" }, many, place, foot));
   view.signal.addEventListener("abort", () => {

@@ -150,17 +150,17 @@ export function filters(view, onchange, rows) {
   after.hidden = before.hidden = !between;
   const search = field({ label: "Search", name: "q", input: text });
   search.classList.add("grow");
-  const narrowed = ["prefix", "label", "target", "fires", "next_fire_after", "next_fire_before"].some((name) => query.get(name));
+  const narrowed = ["prefix", "target", "fires", "next_fire_after", "next_fire_before"].some((name) => query.get(name));
   const node = element("form", { class: "job-filters", role: "search", "aria-label": "Jobs", onsubmit: (event) => event.preventDefault() },
     element("div", { class: "filters" },
       search,
+      field({ label: "Label", name: "label", input: labels }),
       field({ label: "Health", name: "health", input: health }),
       field({ label: "Status", name: "status", input: status }),
       field({ label: "Order", name: "sort", input: sort })),
-    element("details", { class: "more-filters", open: narrowed || matchMedia("(min-width: 761px)").matches },
+    element("details", { class: "more-filters", open: narrowed },
       element("summary", {}, "More filters"),
       element("div", { class: "filters" },
-        field({ label: "Label", name: "label", input: labels }),
         field({ label: "Target", name: "target", input: target }),
         field({ label: "Id begins with", name: "prefix", input: prefix }),
         field({ label: "Next fire", name: "fires", input: fires }),

@@ -23,19 +23,18 @@ export function columns({ onlabel, act }) {
 }
 
 function name(job, onlabel) {
+  const about = [job.name, job.description].filter(Boolean).join(" – ");
   return element("span", { class: "stacked" },
     link(jobPath(job.id), bdi(job.id, { class: job.gone ? "gone" : "" })),
-    job.name ? element("span", { class: "line" }, bdi(job.name)) : null,
-    job.description ? element("span", { class: "line clamped", title: job.description }, bdi(job.description)) : null,
-    labels(job, onlabel));
+    element("span", { class: "second" }, labels(job, onlabel), about ? element("span", { class: "line cut", title: about }, bdi(about)) : null));
 }
 
 function does(job) {
   if (job.fires === undefined) return element("span", { class: "soft" }, "The definition cannot be read");
   const zone = job.cron && job.timezone && job.timezone !== "UTC" ? ` ${job.timezone}` : "";
   return element("span", { class: "stacked" },
-    element("span", { title: job.cron ? `${job.cron} (${job.timezone ?? "UTC"})` : null }, inWords(job.fires), zone ? element("span", { class: "soft" }, zone) : null),
-    element("span", { class: "line where" }, where(job)));
+    element("span", { class: "cut", title: `${sentence(job.fires)}${job.cron ? `\n${job.cron} (${job.timezone ?? "UTC"})` : ""}` }, inWords(job.fires), zone ? element("span", { class: "soft" }, zone) : null),
+    element("span", { class: "line cut", title: job.endpoint }, where(job)));
 }
 
 // The instant of a job that fires once is shown in the viewer's zone, as every other instant.
@@ -59,7 +58,7 @@ function next(job) {
 
 function last(job) {
   const { last_run: run, open_run: open } = job;
-  const result = run && element("span", { class: "line" }, run.status_code ? `${run.status_code}, ` : "", ago(run.ended_at));
+  const result = run && element("span", { class: "line cut" }, run.status_code ? `${run.status_code}, ` : "", ago(run.ended_at));
   if (open) return element("span", { class: "stacked" }, badge(open.state), open.retry_at ? element("span", { class: "line" }, "again ", until(open.retry_at)) : result);
   if (!run) return element("span", { class: "soft" }, "–");
   return element("span", { class: "stacked" }, badge(run.state), result);
@@ -69,7 +68,14 @@ function health(job) {
   const why = reason(job);
   const status = ["paused", "quarantined", "completed"].includes(job.status) ? badge(job.status) : null;
   const shown = status && job.health === "unknown" ? null : badge(job.health);
-  return element("span", { class: "stacked" }, element("span", { class: "row" }, shown, status), why ? element("span", { class: "line" }, why) : null);
+  return element("span", { class: "stacked" }, element("span", { class: "row" }, shown, status), why ? line(why) : null);
+}
+
+// One line; what is cut off is shown on hover.
+function line(...content) {
+  const node = element("span", { class: "line cut" }, content);
+  node.title = node.textContent;
+  return node;
 }
 
 /** Say why a job has its health or status; null if that needs no reason. */
