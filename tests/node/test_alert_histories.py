@@ -56,7 +56,7 @@ async def fleet(redis_url: str) -> AsyncIterator[Fleet]:
         yield fleet
 
 
-@pytest.mark.parametrize("seed", range(examples(6)))
+@pytest.mark.parametrize("seed", range(examples(3)))
 async def test_each_change_is_reported_once_whatever_dies(
     fleet: Fleet, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
