@@ -21,6 +21,7 @@ from scheduler_core.plan.forecast import ForecastJob, forecast, forecast_job
 from scheduler_core.plan.spread import spread_expression, uses_hash_field
 from scheduler_core.triggers.per_minute import MINUTE_MS, fires_in
 from scheduler_core.triggers.trigger import AtSpec, CronSpec, EverySpec, IntervalSpec, OnRequestSpec, TriggerSpec
+from scheduler_core.triggers.zone import load_zone
 from scheduler_core.usecases.forecast_process import Question, answer
 from tests.support.examples import examples
 from tests.support.factories import make_job
@@ -103,6 +104,41 @@ def test_a_complete_sample_counts_exactly_the_fire_times(given: tuple[int, list[
     assert {index: fires for index, fires in enumerate(found.fires) if fires} == dict(wanted)
     assert (found.total, found.total_error, set(found.errors)) == (wanted.total(), 0, {0})
     assert found.firing == sum(1 for job in sample if counted(job, start_ms))
+
+
+AROUND_CHANGES = (
+    "* 30 1-3 * * *",
+    "30 2 * * *",
+    "*/20 0-59/30 0-23 * * *",
+    "59 * * * * *",
+    "0 0-4 * * *",
+    "7-9 */7 * * * *",
+)
+
+
+def change_of(zone: str, date: str) -> int:
+    """Return an instant of the date, in ms, at which the clocks of the zone change; its noon for UTC."""
+    noon = round(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp()) + 43_200
+    found = noon
+    for at in range(noon - 86_400, noon + 86_400, 3_600):
+        segment = load_zone(zone).segment(at)
+        if load_zone(zone).segment(segment.end).offset != segment.offset and segment.end < noon + 86_400:
+            found = segment.end
+    return 1000 * found
+
+
+@pytest.mark.parametrize("jitter_ms", [0, 45_300])
+def test_the_fire_times_around_each_change_of_clocks_are_counted_exactly(jitter_ms: int) -> None:
+    for zone, date in CHANGES:
+        start_ms = change_of(zone, date) // MINUTE_MS * MINUTE_MS - MINUTE_MS * MINUTES // 2
+        for number, expression in enumerate(AROUND_CHANGES):
+            job = replace(cron(expression, number, zone), jitter_ms=jitter_ms)
+            found = forecast([job], sampled=1, jobs=1, start_ms=start_ms, minutes=MINUTES)
+            wanted = counted(job, start_ms)
+            assert {index: fires for index, fires in enumerate(found.fires) if fires} == dict(wanted), (
+                zone,
+                expression,
+            )
 
 
 def every(seconds: float, number: int = 0, **fields: int) -> ForecastJob:
