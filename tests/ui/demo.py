@@ -273,6 +273,7 @@ async def live_through_a_day(redis_url: str, *, hours: float = 26) -> None:
     transport = httpx.ASGITransport(create_app(context))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as api:
         await _store_all(api)
+        await _add_alerts(api)
         redis = connect(redis_url, connections=1)
         minute_ms = start_ms
         finish_ms = start_ms + int((hours * 60 - 20) * MINUTE_MS)
@@ -315,6 +316,20 @@ async def _store_all(api: httpx.AsyncClient) -> None:
     for name, (target, seconds) in SCHEDULES.items():
         body = {"name": name, "target_id": ids[target], "schedule_type": "INTERVAL", "interval_seconds": seconds}
         await _send(api, "POST", "/schedules", body)
+
+
+async def _add_alerts(api: httpx.AsyncClient) -> None:
+    channels = []
+    for name in ("on-call", "billing-team"):
+        body = {"name": name, "kind": "webhook", "url": f"https://chat.example.com/{name}"}
+        channels.append((await _send(api, "POST", "/alerts/channels", body))["id"])
+    rules: list[dict[str, Any]] = [
+        {"name": "Failures", "on": ["failure", "recovery"], "channels": channels[:1]},
+        {"name": "Billing is late", "on": ["late"], "late_after_seconds": 60, "labels": {"team": "billing"}},
+        {"name": "No backup for a day", "on": ["no_success"], "no_success_seconds": 90_000, "channels": channels[:1]},
+    ]
+    for rule in rules:
+        await _send(api, "POST", "/alerts/rules", {"channels": channels[1:], **rule})
 
 
 async def _finish(api: httpx.AsyncClient, now_ms: int) -> None:
