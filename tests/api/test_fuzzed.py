@@ -2,6 +2,9 @@
 
 Each operation is called with examples, with values at the bounds, and with random ones. The requests are the same in
 each run of make test, but for the choice of bounds; a failure prints the request as a curl line.
+
+``schema.parametrize`` would make all requests when the tests are collected, 10 s of CPU in each of the processes. Here
+each test makes its own, by the function that ``parametrize`` calls.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import httpx
@@ -18,7 +22,10 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import load_all_checks
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
+from schemathesis.generation.feedback import FeedbackSources
 from schemathesis.generation.meta import TestPhase
+from schemathesis.pytest._test_builder import build_operation_test
+from schemathesis.python._constants.orchestrator import make_constants_value_source
 from schemathesis.specs.openapi import checks
 
 from scheduler_api.routes import document
@@ -39,8 +46,19 @@ _generation = GenerationConfig(
     deterministic=TIMES == 1, max_examples=EXAMPLES, database="none", with_security_parameters=False
 )
 _config = SchemathesisConfig(projects=ProjectsConfig(default=ProjectConfig(generation=_generation)))
-schema = schemathesis.openapi.from_dict(document(keys=True), config=_config).exclude(path="/events")
-"""Without the stream of events, which does not end."""
+LABELS = [
+    f"{method.upper()} {path}"
+    for path, item in document(keys=True)["paths"].items()
+    for method, described in item.items()
+    if "operationId" in described and path != "/events"
+]
+"""All operations but the stream of events, which does not end."""
+
+
+@cache
+def schema() -> Any:
+    """Return the description as schemathesis reads it."""
+    return schemathesis.openapi.from_dict(document(keys=True), config=_config)
 
 
 @pytest.fixture
@@ -73,9 +91,21 @@ def served(cli_server_with_node: tuple[str, Runner]) -> str:
 
 # The thread of the server uses the module random meanwhile; hypothesis would report this as a use in a strategy.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning")
-@schema.parametrize()
+@pytest.mark.hypothesis
+@pytest.mark.parametrize("label", LABELS)
+def test_the_server_conforms_to_its_description(label: str, served: str, turn: Iterator[int]) -> None:
+    operation = schema().find_operation_by_label(label)
+    assert operation is not None
+    sources = FeedbackSources(constants_value_source=make_constants_value_source(schema()))
+    test = build_operation_test(
+        config=schema().config, operation=operation, test_func=conforms, given_kwargs={}, feedback=sources
+    )
+    test(served=served, turn=turn)
+
+
 @settings(suppress_health_check=list(HealthCheck), deadline=None)
-def test_the_server_conforms_to_its_description(case: Any, served: str, turn: Iterator[int]) -> None:
+def conforms(case: Any, served: str, turn: Iterator[int]) -> None:
+    """Send one request, and compare the answer with the description."""
     at_bounds = case.meta.phase.name is TestPhase.COVERAGE
     if at_bounds and next(turn) % PARTS:
         return
