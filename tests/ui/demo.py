@@ -326,7 +326,12 @@ async def _add_alerts(api: httpx.AsyncClient) -> None:
     rules: list[dict[str, Any]] = [
         {"name": "Failures", "on": ["failure", "recovery"], "channels": channels[:1]},
         {"name": "Billing is late", "on": ["late"], "late_after_seconds": 60, "labels": {"team": "billing"}},
-        {"name": "No backup for a day", "on": ["no_success"], "no_success_seconds": 90_000, "channels": channels[:1]},
+        {
+            "name": "No backup for a day",
+            "on": ["no_success"],
+            "no_success_seconds": 90_000,
+            "labels": {"team": "operations"},
+        },
     ]
     for rule in rules:
         await _send(api, "POST", "/alerts/rules", {"channels": channels[1:], **rule})
