@@ -359,6 +359,7 @@ def _email_of(fields: Fields, guard: AddressGuard, channel: Channel, stored: Cha
 
 
 def _address(text: str, field: str) -> str:
-    if len(text) > 254 or not text.isascii() or not text.isprintable() or not _ADDRESS.fullmatch(text):
+    printable = len(text) <= 254 and text.isascii() and text.isprintable()
+    if not printable or "=?" in text or not _ADDRESS.fullmatch(text):  # "=?" begins an encoded word
         raise InvalidInput(f"{field}: {text[:100]!r} is not an e-mail address such as ops@example.com", field=field)
     return text

@@ -113,6 +113,7 @@ async def test_a_bad_rule_names_its_field(client: httpx.AsyncClient, fields: dic
         (EMAIL | {"smtp": SMTP | {"port": 0}}, "smtp.port"),
         (EMAIL | {"to": []}, "to"),
         (EMAIL | {"to": ["a@b.c\r\nBcc: x@y.z"]}, "to"),
+        (EMAIL | {"to": ["=?utf-8?q?a=0aBcc:_v?=@x.com"]}, "to"),
         (EMAIL | {"from": "Name <a@b.c>"}, "from"),
         ({"name": "x", "kind": "sms"}, "kind"),
     ],

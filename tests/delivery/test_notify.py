@@ -49,6 +49,21 @@ def test_an_e_mail_has_no_header_of_others() -> None:
     assert sent.get_content_type() == "text/plain"
 
 
+@pytest.mark.parametrize(
+    "word", ["=?utf-8?q?=0D=0ABcc:_victim@x.test?=", "=?utf-8?b?DQpCY2M6IHZpY3RpbUB4LnRlc3QNCg0KaGk=?=", "=?utf-8?q?"]
+)
+def test_an_encoded_word_in_the_name_of_a_job_makes_no_header(word: str) -> None:
+    one = Message("msg_1", 1, f"rule {word}", 2, On.FAILURE, 0, 0, 1, (Mention(f"a {word}", 0, word),))
+    raw = email_of(one, mail_channel(), "").as_bytes()
+    head = raw.partition(b"\r\n\r\n")[0]
+    assert b"\nBcc" not in head
+    assert b"Auto-Submitted: auto-generated" in head
+    sent = email.message_from_bytes(raw, policy=default)
+    assert str(sent["Subject"]).startswith("rule = ?utf-8?")
+    assert "\n" not in str(sent["Subject"])
+    assert word in sent.get_content()
+
+
 def test_a_webhook_names_twenty_jobs_and_counts_the_others() -> None:
     found = json.loads(webhook_document(message(25), "http://cronpost.test"))["data"]
     assert (len(found["jobs"]), found["count"], found["more"]) == (20, 25, 5)

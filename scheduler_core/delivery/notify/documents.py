@@ -109,7 +109,8 @@ def _escaped(text: str) -> str:
 def email_of(message: Message, channel: Channel, base_url: str) -> EmailMessage:
     """Return the e-mail of a message."""
     mail = EmailMessage(policy=SMTP)
-    mail["Subject"] = _one_line(summary_of(message), MOST_TEXT)
+    # EmailMessage decodes encoded words in what it is given, and would write a line break from one as it is.
+    mail["Subject"] = _one_line(summary_of(message), MOST_TEXT).replace("=?", "= ?")
     mail["From"] = channel.sender
     mail["To"] = ", ".join(channel.recipients)
     mail["Date"] = format_datetime(utc(message.created_at_ms))
