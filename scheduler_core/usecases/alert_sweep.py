@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import msgspec
 
 from scheduler_core.base.clock import Clock
-from scheduler_core.base.errors import JobNotFound, ScheduleNotFound, WrongStatus
+from scheduler_core.base.errors import JobNotFound, ScheduleNotFound, StoreUnavailable, WrongStatus
+from scheduler_core.base.events import ALERT_JOB_FAULT, get_logger
 from scheduler_core.model.alerts import Book, Finding, JobAlerts, On, Rule
 from scheduler_core.model.catalogue import schedule_id_of, tried_target_of
 from scheduler_core.plan.alerts import (
@@ -33,11 +34,15 @@ from scheduler_core.usecases.job_reads import JobView, exists, view_of
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.schedules import ScheduleService
 
+log = get_logger(__name__)
+
 PAGE = 200
 PAGES = 10
 """The most pages of changed jobs in one turn."""
 SEEDED = 1_000
 """How many jobs a turn lists because the rules changed."""
+FAULT_AGAIN_MS = 60_000
+"""When a job whose examination failed is examined again."""
 MOST_FINDINGS = 5_000
 """While so many findings are in no message, no further jobs are examined. They stay listed."""
 
@@ -157,7 +162,16 @@ class ShardSweep:
                 if before.created_at_ms != created_ms and before.cursor:
                     # Created again under its id: what is new of its history begins with its creation.
                     tail = (await self._sweep.tails({listed.job_id: ""}))[listed.job_id]
-            found = await self._examine_one(rules, listed, stored, before, tail)
+            try:
+                found = await self._examine_one(rules, listed, stored, before, tail)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                # Catch everything: a job that cannot be examined must not stop the alerts of all others.
+                log.exception(ALERT_JOB_FAULT, job_id=listed.job_id)
+                alarming = before is not None and is_alarming(before)
+                kept.append(Kept(listed, before, self._clock.now_ms() + FAULT_AGAIN_MS, alarming))
+                continue
             alarming = found.after is not None and is_alarming(found.after)
             kept.append(Kept(listed, found.after, found.look_ms, alarming))
             findings += found.findings

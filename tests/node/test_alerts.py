@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from scheduler_core.base.errors import StoreRefused
 from scheduler_core.model.alerts import MISS_QUIET_MS, MessageState, On
 from scheduler_core.model.run import MissReason
 from scheduler_core.plan.alert_messages import TRIES_WHEN_REFUSED
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import CronSpec
+from scheduler_core.usecases.job_reads import JobView
+from scheduler_core.usecases.jobs import JobService
 from tests.support.alerts import FAILED, REFUSED, SENT, Fleet
 from tests.support.factories import EVERY_10_SECONDS, answered, make_job
 from tests.support.stores import KEYS, dump, opened, until
@@ -350,3 +354,38 @@ async def test_misses_that_were_counted_are_reported_after_the_quiet_time(fleet:
         assert await fleet.sweep() == told
     assert await fleet.sweep(after_ms=MISS_QUIET_MS) == [(On.MISS, ["a"])]
     assert await fleet.sweep(after_ms=2 * MISS_QUIET_MS) == []
+
+
+async def test_a_job_that_cannot_be_examined_does_not_stop_the_others(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fleet.rule(On.FAILURE, On.AUTO_PAUSE, pause_after_failures=1)
+    await fleet.add("a", "b")
+    await fleet.fail("a", "b")
+    pause = JobService.pause
+
+    async def refused(self: JobService, job_id: str, **more: Any) -> JobView:
+        if job_id == "a":
+            raise StoreRefused("a key of the job has another type")
+        return await pause(self, job_id, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JobService, "pause", refused)
+        assert dict(await fleet.sweep()) == {On.FAILURE: ["b"], On.AUTO_PAUSE: ["b"]}
+        assert await fleet.sweep() == []
+    assert dict(await fleet.sweep(after_ms=MINUTE)) == {On.FAILURE: ["a"], On.AUTO_PAUSE: ["a"]}
+
+
+async def test_a_channel_that_is_deleted_before_its_attempt_begins_blocks_nothing(fleet: Fleet) -> None:
+    rule = await fleet.rule(On.FAILURE)
+    await fleet.add("a")
+    await fleet.fail("a")
+    await fleet.keeper._take()
+    await fleet.keeper.sweep()
+    fleet.keeper.send_due()
+    await fleet.service.delete_rule(rule.id)
+    await fleet.service.delete_channel(rule.channels[0])
+    fleet.keeper._book = await fleet.service.book()
+    await fleet.keeper.sent()
+    assert not fleet.keeper.outbox.busy
+    assert not fleet.keeper.outbox.waiting

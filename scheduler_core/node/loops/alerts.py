@@ -24,7 +24,7 @@ from scheduler_core.base.events import (
 )
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.notify.notifier import Notifier
-from scheduler_core.model.alerts import Book, Message, MessageState
+from scheduler_core.model.alerts import Book, Channel, Message, MessageState
 from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.plan.alert_messages import next_of_channels
@@ -164,7 +164,8 @@ class AlertKeeper(Service):
             if channel in self._sending or message.next_ms > now_ms or channel not in self._book.channels:
                 continue
             self.outbox.busy.add(message.id)
-            task = asyncio.create_task(self._send(message), name=f"cronpost alert {message.id}")
+            sending = self._send(message, self._book.channels[channel])
+            task = asyncio.create_task(sending, name=f"cronpost alert {message.id}")
             self._sending[channel] = task
 
     async def sent(self) -> None:
@@ -172,8 +173,7 @@ class AlertKeeper(Service):
         while self._sending:
             await asyncio.wait(set(self._sending.values()))
 
-    async def _send(self, message: Message) -> None:
-        channel = self._book.channels[message.channel]
+    async def _send(self, message: Message, channel: Channel) -> None:
         try:
             message = await self.outbox.begin(message)
             result = await self._notifier.send(channel, message, lambda: self.has_lease)
