@@ -136,6 +136,34 @@ async def test_a_lost_connection_is_shown_until_it_is_back(pages: Pages) -> None
     await expect(lost).to_be_hidden()
 
 
+async def test_pages_that_are_left_at_once_keep_no_stream_open(pages: Pages) -> None:
+    page = await pages.new()
+    await page.add_init_script(
+        "window.streams = []; const Real = EventSource;"
+        "window.EventSource = class extends Real { constructor(url) { super(url); streams.push(this); } };"
+    )
+    await page.goto(f"{pages.url}/ui/runs")
+    await expect(page.locator(".live-text")).to_have_text("Live")
+    # No stream opens from here on: each page is left while its own connects.
+    await page.route("**/events?*", lambda route: None)
+    for path in ("/ui/attention", "/ui/tasks", "/ui/schedules", "/ui/jobs", "/ui/runs", "/ui/attention"):
+        await page.locator(f'#navigation a[href="{path}"]').click()
+        await shown(page)
+    assert await page.evaluate("streams.length") > 3
+    open_streams = await page.evaluate("streams.filter((one) => one.readyState !== EventSource.CLOSED).length")
+    assert open_streams <= 2  # the one that delivers, and the one of this page
+
+
+async def test_a_dialog_closes_when_its_page_is_left(pages: Pages) -> None:
+    page = await pages.open("/ui")
+    await page.get_by_role("link", name="Tasks", exact=True).click()
+    await page.get_by_role("button", name="New task").first.click()
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await page.go_back()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 async def test_a_page_that_cannot_be_loaded_says_why_and_is_tried_again(pages: Pages) -> None:
     page = await pages.new()
 

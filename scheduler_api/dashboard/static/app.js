@@ -40,6 +40,8 @@ async function show({ focus, scroll = 0 }) {
   const address = location.pathname + location.search;
   shown = address;
   mayLeave = null;
+  // A dialog belongs to the page that opened it.
+  for (const one of document.querySelectorAll("dialog[open]")) one.close();
   const found = find(location.pathname);
   const root = element("div", { class: "page" });
   const view = makeView(root, found?.params ?? {}, signal);

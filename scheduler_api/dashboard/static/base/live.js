@@ -23,6 +23,7 @@ const REMEMBERED = 1000; // ids of events that a second connection would deliver
 const listeners = new Set();
 const watchers = new Set();
 const seen = new Set();
+const sources = new Set(); // every connection that is not closed: the new one, and the one before until the new one is open
 let source = null;
 let address = null; // of `source`
 let state = "idle"; // idle, connecting, open, lost
@@ -102,24 +103,28 @@ function connect() {
   const next = wanted();
   if (source && next === address) return;
   clearTimeout(retry);
-  const previous = source;
+  const first = source === null;
   const opened = new EventSource(next);
+  // Of the older ones only one that delivers is kept until the new one is open.
+  for (const one of sources) if (one.readyState !== EventSource.OPEN) end(one);
+  sources.add(opened);
   source = opened;
   address = next;
-  if (!previous) change("connecting");
+  if (first) change("connecting");
   opened.onopen = () => {
-    previous?.close();
+    endOthers(opened);
     wait = FIRST_WAIT;
     change("open");
     if (interrupted) deliverLost();
     interrupted = false;
   };
   opened.onerror = () => {
-    if (source !== opened) return opened.close();
-    previous?.close();
+    if (source !== opened) return end(opened);
+    endOthers(opened);
     change("lost");
     // The browser connects again by itself, with the last event's id, unless the server refused.
     if (opened.readyState !== EventSource.CLOSED) return;
+    end(opened);
     source = null;
     interrupted = true;
     get("/breakers").catch(() => {}); // a refused stream does not say why; if the session has ended, this request does
@@ -129,9 +134,18 @@ function connect() {
   for (const type of TYPES) opened.addEventListener(type, receive);
 }
 
+function end(one) {
+  one.close();
+  sources.delete(one);
+}
+
+function endOthers(kept) {
+  for (const one of sources) if (one !== kept) end(one);
+}
+
 function close(reason) {
   clearTimeout(retry);
-  source?.close();
+  endOthers(null);
   source = null;
   change(reason);
 }
