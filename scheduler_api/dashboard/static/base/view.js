@@ -28,6 +28,7 @@ export function page(view, { title, name, actions = [], crumbs = [], about = nul
 }
 
 const PATIENCE_MS = 150; // what is faster shows no skeleton, so that nothing flickers
+const latest = new WeakMap(); // place -> the number of its latest `load`
 
 /**
  * Show in `place` what `work` returns. The first time, grey lines stand there if it takes longer than 150 ms; later,
@@ -38,14 +39,17 @@ const PATIENCE_MS = 150; // what is faster shows no skeleton, so that nothing fl
  */
 export async function load(place, work, draw) {
   const timer = place.hasChildNodes() ? null : setTimeout(() => fill(place, loading()), PATIENCE_MS);
+  const mine = (latest.get(place) ?? 0) + 1;
+  latest.set(place, mine);
   try {
     const result = await work();
+    if (latest.get(place) !== mine) return; // a later call has read, or reads, something newer
     clearTimeout(timer);
     const drawn = draw(result);
     if (place.childNodes.length !== 1 || place.firstChild !== drawn) fill(place, drawn);
   } catch (error) {
     clearTimeout(timer);
-    if (error.name === "AbortError") return;
+    if (error.name === "AbortError" || latest.get(place) !== mine) return;
     fill(place, failed(error, () => load(place, work, draw)));
   } finally {
     clearTimeout(timer);
