@@ -40,7 +40,7 @@ export async function show(view) {
   const many = element("div", { class: "many" });
   const place = element("div", { class: "job-list" });
   const foot = element("div", { class: "list-foot", role: "status" });
-  body.append(bar.node, element("div", { class: "stack" }, many, place, foot));
+  body.append(bar.node, element("div", { class: "stack" }, place, many, foot));
   view.signal.addEventListener("abort", () => {
     loadingNow.abort();
     watching.abort();
