@@ -3,7 +3,7 @@
 import { get, path, send } from "../base/api.js";
 import { badge } from "../base/badge.js";
 import { attempt, confirm } from "../base/dialog.js";
-import { bdi, element, facts, fragment, link } from "../base/dom.js";
+import { bdi, copyable, element, facts, fragment, link } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
 import { count, duration, percent, time, until } from "../base/time.js";
 import { button, page, section } from "../base/view.js";
@@ -57,7 +57,7 @@ export async function show(view) {
           ["Duration", kept?.duration_ms ? `${duration(kept.duration_ms.p50)}, 95 % within ${duration(kept.duration_ms.p95)}` : null],
           ["Failing since", health?.failing_since ? time(health.failing_since) : null],
           ["Started", time(schedule.started_at)],
-          ["Job", link(`/ui${path("jobs", schedule.job_id)}`, bdi(schedule.job_id))],
+          ["Job id", copyable(schedule.job_id)],
         ])),
       section("Runs", { actions: [link(`/ui/runs?schedule_id=${schedule.id}`, "Filter them")] }, runs.node));
   };
@@ -67,7 +67,10 @@ export async function show(view) {
     if (text === shown) return;
     shown = text;
     runs ??= runList(view, head);
+    const focused = view.root.querySelector(".page-actions :focus, h1:focus");
     draw(found);
+    // The head is built anew: the focus goes to what stands in the place of the focused button.
+    if (focused) [...view.root.querySelectorAll(`.page-head ${focused.localName}`)].find((one) => one.textContent === focused.textContent)?.focus({ preventScroll: true });
   };
   const act = async (work, message) => (await attempt(work, message)) && refresh();
   async function remove(schedule) {
