@@ -60,7 +60,7 @@ export async function show(view) {
       parts.rules = rulesTable(names);
       parts.channels = channelsTable();
       parts.sent = sentTable();
-      drawn = element("div", { class: "stack" },
+      drawn = element("div", { class: "stack loose" },
         section("Alarming now", {}, parts.state.node),
         section("Rules", {}, parts.rules.node),
         section("Channels", {}, parts.channels.node),

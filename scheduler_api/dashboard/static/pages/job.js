@@ -346,7 +346,7 @@ function columns(does) {
     { key: "took", title: "Duration", align: "right", render: (row) => (isRun(row) ? duration(row.started_at && row.ended_at ? ms(row.ended_at) - ms(row.started_at) : null) : "") },
     { key: "attempts", title: "Attempts", align: "right", phone: "hide", render: (row) => (isRun(row) ? count(row.attempt) : "") },
     { key: "why", title: "Answer or reason", render: (row) => element("span", { class: "cell-detail" }, isRun(row) ? answer(row) : missed(row)) },
-    { key: "reason", title: "Started by", phone: "hide", render: (row) => (isRun(row) ? element("span", { class: "soft" }, REASONS[row.reason] ?? row.reason) : "") },
+    { key: "reason", title: "Started by", phone: "hide", render: (row) => (isRun(row) ? element("span", { class: "soft nowrap" }, REASONS[row.reason] ?? row.reason) : "") },
     { key: "actions", title: "Actions", bare: true, align: "right", render: (row) => element("span", { class: "row-actions" }, isRun(row) && row.replayed_by ? link("/ui" + path("runs", row.replayed_by), "Replayed") : isRun(row) && FAILED.includes(row.state) ? button("Run again", () => does.retry(row.id), { kind: "small" }) : null) },
   ];
 }

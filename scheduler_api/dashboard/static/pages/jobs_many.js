@@ -44,7 +44,7 @@ export function operationTitle({ verb, dry_run: counts }) {
 /** Say how many were skipped and why: ["3 are already paused", ...]. */
 export function skippedWords(verb, skipped) {
   return Object.entries(skipped).map(([why, number]) => {
-    const words = why === "unchanged" ? UNCHANGED[verb] ?? "stay as they are" : WHY[why] ?? `are skipped: ${why.replaceAll("_", " ")}`;
+    const words = verb === "replay" && why === "schedule" ? "belong to schedules, which are run on their own page" : why === "unchanged" ? UNCHANGED[verb] ?? "stay as they are" : WHY[why] ?? `are skipped: ${why.replaceAll("_", " ")}`;
     return `${count(number)} ${number === 1 ? words.replace(/^are /, "is ").replace(/^have /, "has ").replace(/^were /, "was ") : words}`;
   });
 }

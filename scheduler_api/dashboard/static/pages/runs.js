@@ -10,6 +10,7 @@ import { answerText, canRetry, cancelRun, isOpen, ownerLink, REASONS, retryRun, 
 import { table } from "../base/table.js";
 import { ago, count, duration, localText, plural, time } from "../base/time.js";
 import { button, empty, failed, loading, page } from "../base/view.js";
+import { skippedWords } from "./jobs_many.js";
 
 export const styles = ["runs.css"];
 
@@ -127,7 +128,7 @@ function columns(view, refresh) {
     { key: "late", title: "Lateness", align: "right", phone: "hide", render: (run) => duration(run.lateness_ms) },
     { key: "duration", title: "Duration", align: "right", render: (run) => duration(runDuration(run)) },
     { key: "answer", title: "Answer", render: (run) => element("span", { class: "cell-detail" }, answerText(run)) },
-    { key: "reason", title: "Reason", phone: "hide", render: (run) => element("span", { class: "soft" }, REASONS[run.reason] ?? run.reason) },
+    { key: "reason", title: "Reason", phone: "hide", render: (run) => element("span", { class: "soft nowrap" }, REASONS[run.reason] ?? run.reason) },
     { key: "actions", title: "Actions", bare: true, align: "right", render: (run) => rowActions(view, run, refresh) },
   ];
 }
@@ -187,14 +188,14 @@ async function replay(view) {
     return;
   }
   if (!counted) return;
-  const skipped = Object.entries(counted.skipped);
+  const skipped = skippedWords("replay", counted.skipped);
   const left = [query.get("reason") && "reason", query.get("status_filter") && "answer"].filter(Boolean);
   const text = element("div", { class: "stack" },
-    element("p", {}, `${plural(counted.matched, "run")} ${counted.matched === 1 ? "matches" : "match"}: `,
+    element("p", {}, `${plural(counted.matched, "run")} ${counted.matched === 1 ? "matches" : "match"}: state `,
       [chosen.state].flat().map((one) => label(one).toLowerCase()).join(", "),
-      chosen.job ? fragment(" of ", bdi(chosen.job)) : " of all jobs",
+      chosen.job ? fragment(", job ", bdi(chosen.job)) : ", all jobs",
       chosen.from ? `, from ${localText(chosen.from)}` : "", chosen.to ? `, until ${localText(chosen.to)}` : "", "."),
-    skipped.length ? element("p", { class: "soft" }, `Left out: ${skipped.map(([why, number]) => `${count(number)} ${why.replaceAll("_", " ")}`).join(", ")}.`) : null,
+    skipped.length ? element("p", { class: "soft" }, `Not run again: ${skipped.join(", ")}.`) : null,
     left.length ? element("p", { class: "soft" }, `The filter by ${left.join(" and ")} does not apply here.`) : null);
   if (!counted.changed) return void (await confirm({ title: "No run to replay", body: text, action: "OK" }));
   if (!(await confirm({ title: `Run ${plural(counted.changed, "run")} again?`, body: text, action: `Run ${count(counted.changed)} again` }))) return;
