@@ -121,13 +121,13 @@ class Context:
         """Refuses forbidden targets when they are stored, as far as their URL shows it."""
         self.health_rules = health_rules
         self.metrics_label = metrics_label
+        """The label by which nodes count unhealthy jobs; None: by none."""
         self._engine_settings = engine_settings or EngineSettings()
         self._notifier: Notifier | None = None
         self._deliverer: Deliverer | None = None
         self.sending = asyncio.Semaphore(TESTS_AT_ONCE)
         """Test messages of alerts that are sent at the same time; further ones wait."""
         self.alerts = AlertService(self.shards, clock)
-        """The label by which nodes count unhealthy jobs; None: by none."""
         self.public_url = public_url
         """The address of this API for others, if it is set."""
         self.keys = KnownKeys(settings.api_keys)

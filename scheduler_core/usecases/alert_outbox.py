@@ -39,6 +39,8 @@ class AlertOutbox:
         self._clock = clock
         self._version = 0
         self._positions: list[int] = []
+        self._collected: dict[int, int] = {}
+        """By shard: up to which number its findings are in messages, and not dropped yet."""
         self._latest: dict[Key, int] = {}
         self._made = 0
         self._lock = asyncio.Lock()
@@ -50,6 +52,7 @@ class AlertOutbox:
         """Read everything. Call it when the lease was taken, and after ``Overtaken``."""
         async with self._lock:
             self._version, self._positions = await self._store.position(len(self._shards))
+            self._collected = {number: one for number, one in enumerate(self._positions) if one}
             self.waiting = {one.id: one for one in await self._store.waiting()}
             self._latest = {key_of(one): one.next_ms for one in self.waiting.values()}
 
@@ -59,6 +62,7 @@ class AlertOutbox:
         Raises Overtaken.
         """
         async with self._lock:
+            await self._drop_collected()
             if len(self.waiting) >= MOST_WAITING:
                 return 0
             found: list[Finding] = []
@@ -90,11 +94,29 @@ class AlertOutbox:
             if len(self._latest) > 2 * MOST_WAITING:
                 self._latest.clear()  # only the grouping forgets
             for number, position in reached.items():
-                self._positions[number] = position
-        for number, position in reached.items():
-            # A crash before this leaves findings that are collected; the next collection passes over them.
-            await self._shards.all[number].sweep_store().drop_findings(up_to=position)
+                self._positions[number] = self._collected[number] = position
         return len(found)
+
+    async def _drop_collected(self) -> None:
+        """Drop the findings that an earlier collection turned into messages. Raises Overtaken.
+
+        They are kept until the next collection, and until their messages are read again: a failover of the first shard
+        can lose its latest writes, and the other shards would have dropped the findings of the lost messages.
+        """
+        if not self._collected:
+            return
+        version, _ = await self._store.position(len(self._shards))
+        if version != self._version:
+            raise Overtaken
+        for number, position in list(self._collected.items()):
+            shard = self._shards.all[number]
+            try:
+                await shard.sweep_store().drop_findings(up_to=position)
+            except StoreError:
+                if shard is self._shards.lead:
+                    raise
+                continue
+            del self._collected[number]
 
     def _new_id(self, now_ms: int) -> str:
         """Return the id of a message: ids sort by time, and within a millisecond in the order of this node."""

@@ -389,3 +389,16 @@ async def test_a_channel_that_is_deleted_before_its_attempt_begins_blocks_nothin
     await fleet.keeper.sent()
     assert not fleet.keeper.outbox.busy
     assert not fleet.keeper.outbox.waiting
+
+
+async def test_messages_that_a_failover_of_the_first_shard_lost_are_made_again(fleet: Fleet, redis: Redis) -> None:
+    await fleet.rule(On.FAILURE)
+    await fleet.add("a")
+    await fleet.fail("a")
+    await fleet.keeper._take()
+    await fleet.keeper.sweep()
+    await redis.delete(KEYS.alert_outbox, KEYS.alert_messages, KEYS.alert_waiting, KEYS.alert_sent)
+    assert await fleet.sweep() == []  # reads everything again
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
+    assert await fleet.sweep() == []
+    assert await redis.zcard(KEYS.alert_findings) == 0
