@@ -97,7 +97,7 @@ class AlertService:
             return replace(rule, id=book.last_id + 1, since_ms=now_ms, created_at_ms=now_ms, updated_at_ms=now_ms)
 
         added = await self._put(planned)
-        await self._arm(on=True)
+        await self._arm()
         return added
 
     async def change_rule(self, rule_id: int, change: Callable[[Rule], Rule]) -> Rule:
@@ -116,10 +116,12 @@ class AlertService:
         return await self._put(planned)
 
     async def delete_rule(self, rule_id: int) -> None:
-        """Delete a rule. Messages that wait are not sent. Raises AlertRuleNotFound."""
-        book = await self._remove(lambda book: _rule_of(book, rule_id))
-        if len(book.rules) == 1:
-            await self._arm(on=False)
+        """Delete a rule. Messages that wait are not sent. Raises AlertRuleNotFound.
+
+        After the last rule, the node with the lease stops the listing of changed jobs. Here, that could follow the
+        start of the listing for a rule that another client has added since.
+        """
+        await self._remove(lambda book: _rule_of(book, rule_id))
 
     async def add_channel(self, channel: Channel) -> Channel:
         """Store a new channel. Raises TooManyAlertEntries."""
@@ -194,17 +196,17 @@ class AlertService:
                 return entry
         raise StoreUnavailable("alert rules and channels were changed by others each time; try again")
 
-    async def _remove(self, planned: Callable[[Book], Rule | Channel]) -> Book:
+    async def _remove(self, planned: Callable[[Book], Rule | Channel]) -> None:
         for _ in range(TRIES):
             book = await self._store.read()
             if await self._store.remove(book, planned(book)):
-                return book
+                return
         raise StoreUnavailable("alert rules and channels were changed by others each time; try again")
 
-    async def _arm(self, *, on: bool) -> None:
+    async def _arm(self) -> None:
         for store in self._shards.all:
             with contextlib.suppress(StoreError):  # the node with the lease does it for each version of the book
-                await store.sweep_store().arm(on=on)
+                await store.sweep_store().arm(on=True)
 
 
 def alarming_now(rule: Rule, view: JobView, now_ms: int) -> list[AlarmingNow]:

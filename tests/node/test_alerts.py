@@ -402,3 +402,24 @@ async def test_messages_that_a_failover_of_the_first_shard_lost_are_made_again(f
     assert await fleet.sweep() == [(On.FAILURE, ["a"])]
     assert await fleet.sweep() == []
     assert await redis.zcard(KEYS.alert_findings) == 0
+
+
+async def test_a_rule_added_while_the_last_one_is_deleted_reports_failures(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = await fleet.rule(On.FAILURE)
+    await fleet.add("a")
+    book = fleet.service._store
+    remove = book.remove
+
+    async def remove_and_add(*args: Any) -> bool:
+        removed = await remove(*args)
+        await fleet.rule(On.FAILURE)
+        await fleet.sweep()
+        return removed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(book, "remove", remove_and_add)
+        await fleet.service.delete_rule(last.id)
+    await fleet.fail("a")
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
