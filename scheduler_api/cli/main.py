@@ -46,11 +46,11 @@ COMMANDS = {
     ),
     "statistics": (
         "scheduler_api.cli.statistics:statistics",
-        "Show ends of runs, misses and lateness over time.",
+        "Show what all nodes counted: ends of runs by state, misses by reason, and the lateness.",
     ),
     "forecast": (
         "scheduler_api.cli.forecast:forecast",
-        "Show how many jobs fire in the next 24 hours, and which jobs to spread.",
+        "Show the fire times of the next 24 hours: a line for each hour, a block for each minute, then the peaks.",
     ),
     "nodes": ("scheduler_api.cli.nodes:nodes", "List the nodes and the shards with their state."),
     "operations": (

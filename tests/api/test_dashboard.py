@@ -96,6 +96,8 @@ async def test_the_shell_preloads_what_its_script_imports(client: httpx.AsyncCli
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith(".svg")])
 def test_no_file_names_another_host_or_has_anything_inline(name: str) -> None:
     text = text_of(name).replace("http://www.w3.org/2000/svg", "")
+    # Examples that a person reads: the placeholders of fields, and the first job of the overview.
+    text = re.sub(r'placeholder: "https://[^"]*"|endpoint: "http://localhost:8080/"', "", text)
     assert not re.findall(r"https?://|wss?://|['\"(]//|@import|\burl\((?!#)", text)
     if name.endswith(".html"):
         assert not re.search(r"\son\w+=|\sstyle=|<style", text)

@@ -183,8 +183,8 @@ class AttentionModel:
     def __init__(self) -> None:
         self.failed: dict[str, str] = {}
         """The latest run that failed for good, of jobs that nobody has looked after since."""
-        self.seen: dict[str, int] = {}
-        """How many records of each job were taken into account."""
+        self.seen: set[str] = set()
+        """The runs that were taken into account. Their number would not do: old records are trimmed."""
         self.quarantined: set[str] = set()
         self.dismissed: set[str] = set()
         """Entries that a client dismissed: of quarantined jobs, pending entries and tasks."""
@@ -205,15 +205,17 @@ class AttentionModel:
             self.quarantined.discard(name)
             self.resolve(name)
         aside = {entry.run_id for entry in state.pending if entry.failed is not None}
-        for run in records[self.seen.get(name, 0) :]:
-            if not isinstance(run, Run) or job is None or (run.started_at_ms or job.created_at_ms) < job.created_at_ms:
+        for run in records:
+            if not isinstance(run, Run) or run.id in self.seen:
+                continue
+            self.seen.add(run.id)
+            if job is None or (run.started_at_ms or job.created_at_ms) < job.created_at_ms:
                 continue
             if run.state in (RunState.FAILED, RunState.LOST, RunState.CONFLICT) and run.id not in aside:
                 self.resolve(name)
                 self.failed[name] = run.id
             elif run.state is RunState.SUCCEEDED and run.reason not in (Reason.BACKFILL, Reason.REPLAY):
                 self.failed.pop(name, None)
-        self.seen[name] = len(records)
         if job is None:
             self.resolve(name)
 
