@@ -36,8 +36,9 @@ from scheduler_core.usecases.schedules import ScheduleService
 
 log = get_logger(__name__)
 
-PAGE = 200
-PAGES = 10
+PAGE = 50
+"""Jobs that are examined without a pause for other work of the process: 4 to 5 ms."""
+PAGES = 40
 """The most pages of changed jobs in one turn."""
 SEEDED = 1_000
 """How many jobs a turn lists because the rules changed."""
