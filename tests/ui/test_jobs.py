@@ -142,3 +142,23 @@ async def test_axe_finds_nothing_in_the_list_and_it_fits(pages: Pages, server: S
     await page.locator("#main tbody td.select input").first.check()
     assert await axe(page) == []
     assert await overflow(page) <= 0
+
+
+async def test_streams_that_are_replaced_while_they_connect_are_closed(pages: Pages, server: Server) -> None:
+    for job_id in ("stream/one", "stream/two", "stream/three"):
+        server.put(job_id)
+    page = await pages.new()
+    await page.add_init_script(
+        "window.streams = []; const Real = EventSource;"
+        "window.EventSource = class extends Real { constructor(url) { super(url); streams.push(this); } };"
+    )
+    await page.goto(f"{pages.url}/ui/jobs?q=stream")
+    await expect(page.locator(".live-text")).to_have_text("Live")
+    await page.route("**/events?*", lambda route: None)  # the streams of other rows keep connecting
+    for text in ("stream/one", "stream/two", "stream/three"):
+        await page.get_by_role("searchbox").fill(text)
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        await expect(page.locator("tbody")).to_contain_text(text)
+    await page.wait_for_function("streams.length === 4")
+    open_streams = await page.evaluate("streams.filter((one) => one.readyState !== EventSource.CLOSED).length")
+    assert open_streams == 2  # the one that delivers until the last is open

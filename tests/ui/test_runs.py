@@ -52,7 +52,7 @@ async def test_failed_runs_of_a_filter_run_again_after_a_count(pages: Pages, ser
     page = await pages.open("/ui/runs?job_id=many")
     await page.get_by_role("button", name="Run failed ones again").click()
     dialog = page.get_by_role("dialog", name="Run 2 runs again?")
-    await expect(dialog).to_contain_text("2 runs match: failed, lost, conflict of many.")
+    await expect(dialog).to_contain_text("2 runs match: state failed, lost, conflict, job many.")
     await dialog.get_by_role("button", name="Cancel").click()
     assert [run["reason"] for run in server.get("/runs?job_id=many")] == ["manual", "manual"]
     await page.get_by_role("button", name="Run failed ones again").click()
