@@ -153,7 +153,7 @@ async def test_a_page_that_cannot_be_loaded_says_why_and_is_tried_again(pages: P
         await route.fulfill(status=409, json={"code": "some", "detail": "the answer is <i>no</i>"})  # type: ignore[attr-defined]
 
     await page.route("**/attention?*", refuse)
-    await page.goto(f"{pages.url}/ui")
+    await page.goto(f"{pages.url}/ui/attention")
     await shown(page)
     failed = page.locator(".state.failed")
     await expect(failed).to_contain_text("the answer is <i>no</i>")
@@ -179,7 +179,7 @@ async def test_a_reload_transfers_no_asset_again(pages: Pages) -> None:
 async def test_tables_are_used_by_keyboard(pages: Pages, server: Server) -> None:
     for number in range(3):
         server.put(f"keys-{number}", cron="0 0 1 1 *")
-    page = await pages.open("/ui")
+    page = await pages.open("/ui/jobs?q=keys")
     focused = "document.activeElement.textContent"
     await page.keyboard.press("j")
     assert "keys-0" in await page.evaluate(focused)
