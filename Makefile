@@ -13,7 +13,8 @@ MUTATE_ARGS ?=
 SERVER_ARGS ?= $(TEST_ARGS)
 # The linter of the OpenAPI document, run by npx. Newer versions need a newer Node.js than Debian 12 has.
 REDOCLY = @redocly/cli@1.34.5
-UI_ARGS ?=
+# Arguments of pytest for make test-ui: three browsers, each with the test files of its own.
+UI_ARGS ?= -n 3 --dist loadfile
 # Arguments of pytest for make test-kinds: make test-kinds KINDS_ARGS="-k amqp".
 KINDS_ARGS ?=
 # High availability tests run one after another, on an otherwise idle machine. Longer faults: HA_SECONDS=300.

@@ -108,6 +108,8 @@ def serving(
         async with running(context, runner or answers, history=history) if node else contextlib.nullcontext():
             started.set()
             await servers[0].serve(sockets)
+        await context.forecasts.shut_down()
+        await context.aclose()
         await store.aclose()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
