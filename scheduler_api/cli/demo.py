@@ -100,6 +100,7 @@ def introduction(process: Process, runner_url: str) -> str:
     every_second = f'{{"id": "mine", "endpoint": "{runner_url}", "cron": "* * * * * *", "payload": {{"n": 1}}}}'
     rows = [
         ("", ""),
+        ("Dashboard", f"{process.url}/ui"),
         ("API", f"{process.url}"),
         ("Runner", f"{runner_url}   answers 202 to every request"),
         ("Redis", f"{process.embedded.server}, embedded, in {_short(process.embedded.directory)}"),

@@ -178,6 +178,7 @@ def _banner(process: Any) -> None:
     lines = [f"Cronpost {__version__}"]
     if process.url is not None:
         lines.append(f"  API         {process.url}")
+        lines.append(f"  Dashboard   {process.url}/ui")
         lines.append(f"  Docs        {process.url}/docs")
     if process.embedded is not None:
         lines.append(f"  Redis       {process.embedded.server}, embedded, in {process.embedded.directory}")
