@@ -82,7 +82,7 @@ test-rules: $(VENV)/.development ## Check and test the alert rules with promtool
 	$(BIN)/python -m pytest tests/rules
 
 test-ui: $(VENV)/.development ## Test the dashboard and the documentation pages in a headless Chromium (Debian: apt install chromium)
-	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 		{ echo "make test-ui needs Chromium; on Debian and Ubuntu: apt install chromium" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/ui $(UI_ARGS)
 

@@ -13,7 +13,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, Request, Respons
 WIDE, PHONE = 1280, 390
 HEIGHT = 800
 PATIENCE_MS = 20_000
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 # Without a sandbox, because CI runs as root and the pages are our own. No proxy, no calls to the vendor.
 OPTIONS = ("--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server", "--disable-background-networking")
 
