@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from playwright.async_api import Browser, ConsoleMessage, Page, Request, Response
+from playwright.async_api import Browser, ConsoleMessage, Error, Page, Request, Response
 
 WIDE, PHONE = 1280, 390
 HEIGHT = 800
@@ -84,6 +85,20 @@ class Pages:
         static = urlsplit(response.url).path.startswith("/ui/static/")
         if response.status >= (400 if static else 500):
             self.problems.append(f"{response.status}: {response.url}")
+
+
+async def until(page: Page, expression: str) -> None:
+    """Wait until a JavaScript expression is true. ``wait_for_function`` of Playwright evaluates it in the page, where
+    the Content-Security-Policy forbids that from the second time on."""
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while True:
+            try:
+                if await page.evaluate(expression):
+                    return
+            except Error as error:
+                if "Execution context was destroyed" not in str(error):  # another page is being loaded
+                    raise
+            await asyncio.sleep(0.02)
 
 
 async def shown(page: Page) -> None:

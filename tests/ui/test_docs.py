@@ -8,7 +8,7 @@ from playwright.async_api import Page
 from scheduler_api.openapi.document import TAGS
 from scheduler_api.routes import document
 from tests.api.command_line import KEY
-from tests.ui.browser import PHONE, WIDE, Pages, overflow
+from tests.ui.browser import PHONE, WIDE, Pages, overflow, until
 
 COUNT = sum("operationId" in one for item in document(keys=True)["paths"].values() for one in item.values())
 VISIBLE = "[...document.querySelectorAll('main .operation')].filter((one) => one.checkVisibility())"
@@ -36,7 +36,7 @@ async def type_filter(page: Page, text: str) -> None:
 async def test_no_page_is_wider_than_its_window(pages_with_key: Pages, path: str, width: int) -> None:
     page = await shown(pages_with_key, path, width=width)
     await page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    await page.wait_for_function(f"{VISIBLE}.length >= {COUNT}")
+    await until(page, f"{VISIBLE}.length >= {COUNT}")
     assert await overflow(page) <= 0
 
 
@@ -51,7 +51,7 @@ async def test_operations_are_grouped_by_tag_in_the_order_of_the_description(pag
 async def test_the_filter_scrolls_to_its_matches_and_hides_other_schemas(pages_with_key: Pages) -> None:
     page = await shown(pages_with_key, "/docs", width=WIDE)
     await page.evaluate("scrollTo(0, 1e6)")
-    await page.wait_for_function("scrollY > 1000")
+    await until(page, "scrollY > 1000")
     await type_filter(page, "backfill")
     assert await page.evaluate(f"{VISIBLE}.map((one) => one.id)") == [
         "post-jobs-job-id-backfill",
@@ -79,7 +79,7 @@ async def test_the_form_comes_before_the_schemas_and_sends_the_request(pages_wit
     page = await shown(pages_with_key, "/docs", width=PHONE)
     box = "document.getElementById('get-cron-next')"
     await page.evaluate(f"{box}.open = true")
-    await page.wait_for_function(f"{box}.querySelector('form')")
+    await until(page, f"{box}.querySelector('form')")
     assert await page.evaluate(f"{box}.querySelector('summary').nextElementSibling.tagName") == "FORM"
     await page.evaluate(
         f"const input = {box}.querySelector('input'); input.value = '*/5 * * * *';"
@@ -97,10 +97,10 @@ async def test_the_curl_line_is_copied(pages_with_key: Pages) -> None:
     page = await shown(pages_with_key, "/docs", width=WIDE)
     box = "document.getElementById('delete-jobs-job-id')"
     await page.evaluate(f"{box}.open = true")
-    await page.wait_for_function(f"{box}.querySelector('form')")
+    await until(page, f"{box}.querySelector('form')")
     await page.bring_to_front()
     await page.evaluate(f"{box}.querySelector('button.plain').click()")
-    await page.wait_for_function(f"{box}.querySelector('button.plain').textContent === 'Copied'")
+    await until(page, f"{box}.querySelector('button.plain').textContent === 'Copied'")
     assert await page.evaluate("navigator.clipboard.readText()") == await page.evaluate(
         f"{box}.querySelector('.curl').textContent"
     )

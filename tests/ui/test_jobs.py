@@ -9,7 +9,7 @@ from playwright.async_api import Page, expect
 
 from scheduler_api.wire.answers.jobs import JobStatus
 from scheduler_core.model.health import Health
-from tests.ui.browser import PHONE, Pages, axe, overflow
+from tests.ui.browser import PHONE, Pages, axe, overflow, until
 from tests.ui.server import Server
 
 HOSTILE = '<img src=x onerror="document.title=1">/a b&c=%2F#?'
@@ -159,6 +159,6 @@ async def test_streams_that_are_replaced_while_they_connect_are_closed(pages: Pa
         await page.get_by_role("searchbox").fill(text)
         await expect(page.locator("tbody tr")).to_have_count(1)
         await expect(page.locator("tbody")).to_contain_text(text)
-    await page.wait_for_function("streams.length === 4")
+    await until(page, "streams.length === 4")
     open_streams = await page.evaluate("streams.filter((one) => one.readyState !== EventSource.CLOSED).length")
     assert open_streams == 2  # the one that delivers until the last is open

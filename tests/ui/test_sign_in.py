@@ -11,7 +11,7 @@ from playwright.async_api import Page, expect
 
 from scheduler_core.base.api_keys import name_of_key
 from tests.api.command_line import KEY
-from tests.ui.browser import PHONE, Pages, Theme, axe, overflow, shown
+from tests.ui.browser import PHONE, Pages, Theme, axe, overflow, shown, until
 from tests.ui.server import Server
 
 SIGN_IN = re.compile(r"/ui/sign-in\?to=")
@@ -164,7 +164,7 @@ async def test_a_sign_out_ends_the_session_and_loads_everything_anew(pages_with_
     await page.evaluate("window.same = true")
     await page.get_by_role("button", name="Sign out").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
-    assert not await page.evaluate("window.same")
+    await until(page, "!window.same")
     assert await page.context.cookies() == []
     await page.goto(pages_with_key.url + "/ui")
     await shown(page)
