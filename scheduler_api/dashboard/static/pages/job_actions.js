@@ -4,7 +4,7 @@ import { get, isAbort, path, send } from "../base/api.js";
 import { dialog, toast } from "../base/dialog.js";
 import { bdi, element, fill } from "../base/dom.js";
 import { clearProblems, field, input, select, showProblem } from "../base/form.js";
-import { count, localText, plural } from "../base/time.js";
+import { count, localInput, localText, plural } from "../base/time.js";
 
 const POLL_MS = 500;
 const LONGEST_SHOWN = 20_000; // characters of a definition that are shown at once
@@ -74,9 +74,13 @@ function instantOf(control, name) {
   return at.toISOString();
 }
 
-function localInput(at, properties = {}) {
-  const value = new Date(at - new Date(at).getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
-  return input({ type: "datetime-local", value, ...properties });
+function instantInput(at) {
+  return input({ type: "datetime-local", value: localInput(at) });
+}
+
+/** Say which runs were left out and why: ", left out: 3 succeeded"; "" if none was. */
+function leftOut(left) {
+  return left.length ? `, left out: ${left.map(([why, many]) => `${count(many)} ${SKIPPED[why] ?? why}`).join(", ")}` : "";
 }
 
 /** Start a run now. */
@@ -121,7 +125,7 @@ const PRESETS = [["", "Until it is resumed"], ["3600000", "For 1 hour"], ["14400
 export async function pause(job, { signal }) {
   const note = field({ label: "Note", name: "note", optional: true, hint: "Why, for people. It is shown with the job.", input: input({ maxlength: 1000 }) });
   const preset = field({ label: "How long", name: "until", input: select(PRESETS) });
-  const custom = field({ label: "Until (your time)", name: "custom", input: localInput(Date.now() + 3_600_000) });
+  const custom = field({ label: "Until (your time)", name: "custom", input: instantInput(Date.now() + 3_600_000) });
   custom.hidden = true;
   preset.input.addEventListener("change", () => (custom.hidden = preset.input.value !== "custom"));
   const answer = await ask({
@@ -201,8 +205,8 @@ export async function remove(job, { signal }) {
 
 /** Run past fire times again, one by one. */
 export async function backfill(job, { signal }) {
-  const start = field({ label: "From (your time)", name: "start", input: localInput(Date.now() - 86_400_000) });
-  const end = field({ label: "To (your time)", name: "end", input: localInput(Date.now()) });
+  const start = field({ label: "From (your time)", name: "start", input: instantInput(Date.now() - 86_400_000) });
+  const end = field({ label: "To (your time)", name: "end", input: instantInput(Date.now()) });
   const limit = field({ label: "At most", name: "limit", input: input({ type: "number", min: 1, max: 10_000, value: 100 }), hint: "The oldest fire times go first." });
   const answer = await ask({
     title: "Run past fire times again",
@@ -218,8 +222,8 @@ export async function backfill(job, { signal }) {
 
 /** Replay the failed runs of a window: counts first, then shows the progress. */
 export async function replayFailed(job, { signal }) {
-  const from = field({ label: "Started from (your time)", name: "from", input: localInput(Date.now() - 86_400_000) });
-  const to = field({ label: "To", name: "to", input: localInput(Date.now() + 60_000) });
+  const from = field({ label: "Started from (your time)", name: "from", input: instantInput(Date.now() - 86_400_000) });
+  const to = field({ label: "To", name: "to", input: instantInput(Date.now() + 60_000) });
   const current = field({ label: "Also runs of an earlier definition, with the present one", name: "definition", input: element("input", { type: "checkbox" }) });
   const counted = element("div", { role: "status" });
   const counting = new AbortController();
@@ -250,7 +254,7 @@ export async function replayFailed(job, { signal }) {
           number = found.changed;
           clearProblems(form);
           const left = Object.entries(found.skipped);
-          fill(counted, element("p", {}, element("strong", {}, plural(number, "run")), " to replay", left.length ? `, left out: ${left.map(([why, many]) => `${count(many)} ${SKIPPED[why] ?? why}`).join(", ")}` : "", "."));
+          fill(counted, element("p", {}, element("strong", {}, plural(number, "run")), " to replay", leftOut(left), "."));
           go.textContent = number ? `Replay ${plural(number, "run")}` : "Replay";
           go.disabled = !number;
         } catch (problem) {
@@ -273,7 +277,7 @@ export async function replayFailed(job, { signal }) {
 
 function said(result) {
   const left = Object.entries(result.skipped ?? {});
-  toast(`${plural(result.changed, "run")} requested again${left.length ? `, left out: ${left.map(([why, many]) => `${count(many)} ${SKIPPED[why] ?? why}`).join(", ")}` : ""}.`, result.failed ? "bad" : "ok");
+  toast(`${plural(result.changed, "run")} requested again${leftOut(left)}.`, result.failed ? "bad" : "ok");
 }
 
 /** Wait until an operation has ended; `shown` gets its counts meanwhile. Returns its counts. */

@@ -8,7 +8,7 @@ import { select } from "../base/form.js";
 import { listen, throttle } from "../base/live.js";
 import { answerText, canRetry, cancelRun, isOpen, ownerLink, REASONS, retryRun, runDuration, triedTarget } from "../base/run_detail.js";
 import { table } from "../base/table.js";
-import { ago, count, duration, localText, plural, time } from "../base/time.js";
+import { ago, count, duration, localInput, localText, plural, time } from "../base/time.js";
 import { button, empty, failed, loading, page } from "../base/view.js";
 import { skippedWords } from "./jobs_many.js";
 
@@ -151,7 +151,7 @@ function filters(view) {
   const chooser = (name, text, options) =>
     field(text, select([["", "Any"], ...options], { value: query.get(name) ?? "", onchange: (event) => apply({ [name]: event.target.value }) }));
   const moment = (name, text) =>
-    field(text, element("input", { type: "datetime-local", step: 1, value: toLocal(query.get(name)), onchange: (event) => apply({ [name]: event.target.value ? new Date(event.target.value).toISOString() : null }) }));
+    field(text, element("input", { type: "datetime-local", step: 1, value: localInput(query.get(name), { seconds: true }), onchange: (event) => apply({ [name]: event.target.value ? new Date(event.target.value).toISOString() : null }) }));
   const job = element("input", { type: "search", value: query.get("job_id") ?? "", placeholder: "Exact id", autocomplete: "off", spellcheck: "false", onchange: (event) => apply({ job_id: event.target.value.trim(), schedule_id: null }) });
   return element("form", { class: "filters many", role: "search", "aria-label": "Filter runs", onsubmit: (event) => { event.preventDefault(); job.blur(); } },
     field("Job", job, "grow"),
@@ -160,13 +160,6 @@ function filters(view) {
     chooser("reason", "Reason", Object.entries(REASONS)),
     moment("start_time", "Started from"),
     moment("end_time", "Started until"));
-}
-
-/** Return an RFC 3339 instant as the value of a datetime-local input. */
-function toLocal(text) {
-  if (!text || Number.isNaN(Date.parse(text))) return "";
-  const at = new Date(text);
-  return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }
 
 async function replay(view) {
