@@ -27,6 +27,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
+STATIC = "/ui/static/"
+IMMUTABLE = "public, max-age=31536000, immutable"
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 SHELL = "index.html"
 OPEN_PATHS = re.compile(rb"/ui(?:/.*)?\Z")
@@ -56,9 +58,25 @@ def names() -> frozenset[str]:
     return frozenset(found)
 
 
+def _read(name: str) -> bytes:
+    return files("scheduler_api.dashboard").joinpath("static", *name.split("/")).read_bytes()
+
+
+@cache
+def digest() -> str:
+    """Return a hash of all files. It is part of the paths that the shell names, so browsers can keep those files."""
+    every = hashlib.sha256()
+    for name in sorted(names()):
+        every.update(name.encode() + b"\0" + hashlib.sha256(_read(name)).digest())
+    return every.hexdigest()[:12]
+
+
 @cache
 def _asset(name: str) -> _Asset:
-    plain = files("scheduler_api.dashboard").joinpath("static", *name.split("/")).read_bytes()
+    plain = _read(name)
+    if name == SHELL:
+        # The imports of the scripts are relative, so all of them follow the first script to this path.
+        plain = plain.replace(STATIC.encode(), f"{STATIC}@{digest()}/".encode())
     media_type = MEDIA_TYPES[PurePosixPath(name).suffix]
     return _Asset(media_type, hashlib.sha256(plain).hexdigest()[:20], plain, gzip.compress(plain, mtime=0))
 
@@ -69,21 +87,29 @@ async def shell(request: Request) -> Response:
 
 
 async def asset(request: Request) -> Response:
-    """Serve a script, a style or an image of the dashboard."""
+    """Serve a script, a style or an image of the dashboard.
+
+    A page that was loaded before an upgrade names the digest of that version. It gets the files of this version, and
+    does not keep them.
+    """
     name = request.path_params["path"]
+    caching = "no-cache"
+    if name.startswith("@"):
+        version, _, name = name[1:].partition("/")
+        caching = IMMUTABLE if version == digest() else "no-store"
     if name not in names():
         raise ApiError(404, "there is nothing at this path", code="no_such_path")
-    return _answer(request, name)
+    return _answer(request, name, caching)
 
 
-def _answer(request: Request, name: str) -> Response:
-    """Answer with a file; 304 if the browser has it. Browsers ask each time, so that an upgrade is seen at once."""
+def _answer(request: Request, name: str, caching: str = "no-cache") -> Response:
+    """Answer with a file; 304 if the browser has it. With ``no-cache`` browsers ask each time."""
     found = _asset(name)
     # The files contain no secret, so their compressed length reveals nothing.
     compress = "gzip" in request.headers.get("accept-encoding", "")
     etag = f'"{found.etag}-gzip"' if compress else f'"{found.etag}"'
     headers = {
-        "Cache-Control": "no-cache",
+        "Cache-Control": caching,
         "Content-Security-Policy": POLICY,
         "ETag": etag,
         "Referrer-Policy": "no-referrer",
@@ -113,6 +139,6 @@ ROUTES = [
             },
         )
     ),
-    Route("/ui/static/{path:path}", asset, methods=["GET"], include_in_schema=False),
+    Route(STATIC + "{path:path}", asset, methods=["GET"], include_in_schema=False),
     Route("/ui/{path:path}", shell, methods=["GET"], include_in_schema=False),
 ]

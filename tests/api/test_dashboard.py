@@ -9,7 +9,7 @@ from importlib.resources import files
 import httpx
 import pytest
 
-from scheduler_api.dashboard.pages import names
+from scheduler_api.dashboard.pages import digest, names
 from scheduler_core.base.config import ApiSettings
 
 STATIC = files("scheduler_api.dashboard").joinpath("static")
@@ -21,12 +21,18 @@ def text_of(name: str) -> str:
     return STATIC.joinpath(*name.split("/")).read_text("utf-8")
 
 
+def served(name: str) -> str:
+    """The text of a file as the server sends it: the shell names the assets with the digest of this version."""
+    text = text_of(name)
+    return text.replace("/ui/static/", f"/ui/static/@{digest()}/") if name == "index.html" else text
+
+
 @pytest.mark.parametrize("path", ["/ui", "/ui/", "/ui/jobs", "/ui/jobs/a%2Fb", "/ui/no/such/page"])
 async def test_every_path_below_ui_answers_the_same_shell(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(path)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert answer.text == text_of("index.html")
+    assert answer.text == served("index.html")
 
 
 async def test_the_shell_may_load_from_this_server_only_and_parses_no_text_as_html(client: httpx.AsyncClient) -> None:
@@ -51,7 +57,7 @@ async def test_the_shell_may_load_from_this_server_only_and_parses_no_text_as_ht
 async def test_an_asset_is_sent_again_only_when_it_changed(client: httpx.AsyncClient, name: str) -> None:
     plain = await client.get(f"/ui/static/{name}", headers={"Accept-Encoding": "identity"})
     assert plain.status_code == 200
-    assert plain.text == text_of(name)
+    assert plain.text == served(name)
     assert plain.headers.get_list("cache-control") == ["no-cache"]
     packed = await client.get(f"/ui/static/{name}", headers={"Accept-Encoding": "gzip, br"})
     assert packed.headers["content-encoding"] == "gzip"
@@ -64,6 +70,29 @@ async def test_an_asset_is_sent_again_only_when_it_changed(client: httpx.AsyncCl
         assert again.headers["etag"] == answer.headers["etag"]
         other = await client.get(f"/ui/static/{name}", headers=headers | {"If-None-Match": '"other"'})
         assert other.status_code == 200
+
+
+async def test_the_shell_names_assets_that_browsers_keep(client: httpx.AsyncClient) -> None:
+    """Their path changes with any file, so an upgrade is seen at the next load."""
+    shell = (await client.get("/ui")).text
+    named = re.findall(r'"(/ui/static/[^"]*)"', shell)
+    assert len(named) > 10
+    assert {path.split("/")[3] for path in named} == {f"@{digest()}"}
+    for path in named:
+        answer = await client.get(path)
+        assert answer.status_code == 200
+        assert answer.headers.get_list("cache-control") == ["public, max-age=31536000, immutable"]
+        assert answer.text == text_of(path.partition("/@")[2].partition("/")[2])
+
+
+async def test_a_page_from_before_an_upgrade_gets_the_files_of_today_and_does_not_keep_them(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.get("/ui/static/@0123456789ab/app.js")
+    assert (answer.status_code, answer.text) == (200, text_of("app.js"))
+    assert answer.headers.get_list("cache-control") == ["no-store"]
+    assert (await client.get("/ui/static/@0123456789ab/gone.js")).status_code == 404
+    assert (await client.get("/ui/static/@/../pages.py")).status_code in {200, 404}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith((".html", ".js", ".css"))])
@@ -117,10 +146,21 @@ def test_no_script_stores_anything_but_the_theme(name: str) -> None:
 
 
 async def test_nothing_beside_the_files_is_served(client: httpx.AsyncClient) -> None:
-    for path in ("", "other.js", "..%2Fpages.py", "../pages.py", "base", "base/", "%2e%2e/pages.py", "base%2Fdom.js"):
+    for path in (
+        "",
+        "other.js",
+        "..%2Fpages.py",
+        "../pages.py",
+        "base",
+        "base/",
+        "%2e%2e/pages.py",
+        "base%2Fdom.js",
+        "@",
+        "@/",
+    ):
         assert (await client.request("GET", f"/ui/static/{path}")).status_code in {200, 404}
         answer = await client.get(f"/ui/static/{path}")
-        assert answer.status_code == 404 or answer.text == text_of("index.html"), path
+        assert answer.status_code == 404 or answer.text == served("index.html"), path
     assert (await client.post("/ui")).status_code == 405
     assert (await client.delete("/ui/jobs/a")).status_code == 405
 

@@ -23,6 +23,7 @@ from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
 from tests.api.conftest import client_of, job
 from tests.support.fault_proxy import FaultProxy, script
+from tests.support.processes import freeze
 from tests.support.stores import redis_of, until
 
 TIMEOUT_SECONDS = 0.5
@@ -119,7 +120,7 @@ async def test_a_job_put_while_redis_is_frozen_is_refused_and_not_stored_after_t
     async with api_on(own_redis.url) as client:
         await fill(client)
         await client.post("/", json=job(id="loads the script"))
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         try:
             answer = await client.post("/", json=job(id="new"))
             changed = await client.post("/jobs/a/run")

@@ -19,7 +19,7 @@ from scheduler_core.model.call import Callback
 from tests.delivery.conformance import PROOFS, SECRET, Answer, Proof
 from tests.support.brokers import BrokerSubject, environment, publications
 from tests.support.factories import make_call
-from tests.support.processes import eventually
+from tests.support.processes import eventually, freeze
 from tests.support.rabbitmq import PASSWORD, USER, RabbitMq
 from tests.support.stores import until
 
@@ -293,7 +293,7 @@ async def test_attempts_in_flight_fail_when_the_broker_is_killed(rabbitmq: Rabbi
     url = rabbitmq.url(f"%2F//{queue}")
     call = make_call(url=url, timeout_ms=20_000)
     assert (await attempt(lambda done: deliverer.start(call, done, lambda: True))).verdict is Verdict.ACCEPTED
-    os.kill(rabbitmq.broker_pid, signal.SIGSTOP)  # so that none of the messages is confirmed before the kill
+    freeze(rabbitmq.broker_pid)  # so that none of the messages is confirmed before the kill
     outcomes: list[Outcome] = []
     for number in range(20):
         deliverer.start(make_call(url=url, timeout_ms=20_000, run_id=f"r{number}"), outcomes.append, lambda: True)

@@ -22,6 +22,7 @@ from scheduler_core.delivery.base import Environment, TargetKind
 from scheduler_core.delivery.http.connect import Connector
 from scheduler_core.delivery.http.guard import AddressGuard
 from tests.delivery.conformance import Answer, Subject
+from tests.support.listeners import close
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Split = Callable[[bytes], tuple[list[tuple[bytes, bool]], bytes]]
@@ -88,7 +89,7 @@ class BrokerSubject(Subject):
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         assert self._server is not None
         await self.deliverer.aclose()
-        self._server.close()
+        await close(self._server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from tests.support.listeners import close
 from tests.support.scripts import SCRIPTS
 
 Command = Sequence[bytes]
@@ -157,8 +158,8 @@ class FaultProxy:
     async def refuse(self) -> None:
         """Close all connections and accept no new ones."""
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            await close(server)
         links = list(self._links)
         for link in links:
             link.end()

@@ -54,6 +54,19 @@ def _die_with_the_test() -> None:
     _libc.prctl(1, signal.SIGKILL)
 
 
+def freeze(pid: int) -> None:
+    """Stop a process, and return when all of its threads have stopped: ``kill`` returns earlier."""
+    os.kill(pid, signal.SIGSTOP)
+    end = time.monotonic() + WAIT_SECONDS
+    states: set[str] = set()
+    while states != {"T"}:
+        assert time.monotonic() < end, f"process {pid} does not stop"
+        time.sleep(0.001)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            stats = [one.joinpath("stat").read_text() for one in Path(f"/proc/{pid}/task").iterdir()]
+            states = {stat.rpartition(")")[2].split()[0] for stat in stats}
+
+
 # structlog and httpx import rich where it is installed, which takes a sixth of the start. The development environment
 # has it; an installed Cronpost does not.
 RUN = "import sys; sys.modules['rich'] = None; from scheduler_api.cli.main import main; main()"
@@ -136,7 +149,8 @@ class Child:
             os.kill(self.pid, number)
 
     def freeze(self) -> None:
-        self.signal(signal.SIGSTOP)
+        if self.is_running:
+            freeze(self.pid)
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)

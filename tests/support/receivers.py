@@ -10,6 +10,8 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
+from tests.support.listeners import close
+
 
 class Webhooks:
     """Keeps requests, and answers each with ``status`` and ``body``."""
@@ -33,6 +35,8 @@ class Webhooks:
                 )
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
             writer.close()
 
 
@@ -45,7 +49,7 @@ async def webhooks() -> AsyncIterator[Webhooks]:
     try:
         yield found
     finally:
-        server.close()
+        await close(server)
 
 
 class Mailbox:
@@ -99,4 +103,4 @@ async def mailbox(*, tls: Any = None, password: bytes = b"") -> AsyncIterator[Ma
     try:
         yield found
     finally:
-        server.close()
+        await close(server)

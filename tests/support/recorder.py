@@ -25,6 +25,7 @@ from typing import Self
 from urllib.parse import unquote
 
 from tests.support.checker import Delivery
+from tests.support.listeners import close
 
 WAIT_SECONDS = 75.0
 """How long a test waits for something that has to happen: far more than it takes, also on a busy machine. Longer than a
@@ -113,7 +114,7 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._server is not None
-        self._server.close()
+        await close(self._server)
         connections = list(self._connections)
         for connection in connections:
             connection.cancel()

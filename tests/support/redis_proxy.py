@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from tests.support.listeners import close
+
 
 class RedisProxy:
     """Listens on ``<directory>/proxy.sock``. After ``lose_reply_to``, the next reply to such a command is lost."""
@@ -35,7 +37,7 @@ class RedisProxy:
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         assert self._server is not None
-        self._server.close()
+        await close(self._server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from tests.support.listeners import close
+
 
 @dataclass
 class Received:
@@ -100,9 +102,7 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
-        for _ in range(5):
-            await asyncio.sleep(0)  # Python 3.11 loses a connection that is being accepted while its server closes
-        self._server.close()
+        await close(self._server)
         while self._tasks:
             for task in list(self._tasks):
                 task.cancel()

@@ -22,6 +22,7 @@ from scheduler_core.embedded.directory import MAX_SOCKET_PATH_BYTES, MULTI_PART_
 from scheduler_core.model.run import Run, RunState
 from scheduler_core.store.redis.client import connect
 from scheduler_core.store.redis.store import RedisStore
+from tests.support.processes import freeze
 from tests.support.servers import chosen_program, server_under_test
 
 # A server process: starts the embedded Redis, prints its pid, and waits to be killed.
@@ -196,7 +197,7 @@ def test_a_frozen_orphan_is_killed_and_loses_nothing_that_was_acknowledged(
     monkeypatch.setattr(directory, "STOP_SECONDS", 0.2)
     process, pid = owner
     assert ask(server.directory / "redis.sock", "SET", "job", "kept") == "+OK"
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     process.kill()
     server.start()
     assert not is_running(pid)

@@ -27,7 +27,7 @@ from scheduler_core.base.events import (
 )
 from scheduler_core.embedded import EmbeddedRedis, directory
 from scheduler_core.store.redis.keys import Keys
-from tests.support.processes import Cronpost, eventually, is_alive, processes_under
+from tests.support.processes import Cronpost, eventually, freeze, is_alive, processes_under
 from tests.system.deployment import Deployment
 
 SETTINGS: dict[str, Any] = {"heartbeat_seconds": 0.5, "dead_after_seconds": 2.5, "downtime_after_seconds": 5}
@@ -118,7 +118,7 @@ async def test_a_killed_server_leaves_no_process_and_its_runs_are_sent_again_at_
     server = await serve(deployment, 2)
     holder = await holder_of_an_open_run(deployment, server)
     other = next(pid for pid in pids(server).values() if pid != holder)
-    os.kill(other, signal.SIGSTOP)  # the worst case: a child that is frozen notices nothing
+    freeze(other)  # the worst case: a child that is frozen notices nothing
     redis = set(processes_under(deployment.processes.directory / "data"))
     killed_at = deployment.now_ms()
     await server.kill()
@@ -207,7 +207,7 @@ async def test_nodes_without_an_api_show_their_state_on_their_own_port(deploymen
 
         await eventually(counted)
         frozen = nodes.events(NODE_PROCESS_STARTED)[0]
-        os.kill(frozen["pid"], signal.SIGSTOP)
+        freeze(frozen["pid"])
         assert "cronpost_nodes_silent 1.0" in await text()
         ready = (await client.get("/ready")).json()
         assert ready["ready"], "the other one works"

@@ -87,6 +87,11 @@ class Pages:
             self.problems.append(f"{response.status}: {response.url}")
 
 
+def imported(name: str) -> str:
+    """Return a JavaScript expression for a promise of the module that the page itself uses."""
+    return f"import(new URL('{name}', document.querySelector('script[type=module]').src))"
+
+
 async def until(page: Page, expression: str) -> None:
     """Wait until a JavaScript expression is true. ``wait_for_function`` of Playwright evaluates it in the page, where
     the Content-Security-Policy forbids that from the second time on."""

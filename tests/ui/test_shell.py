@@ -173,7 +173,7 @@ async def test_a_reload_transfers_no_asset_again(pages: Pages) -> None:
         ".map((one) => [one.name, one.transferSize])"
     )
     assert len(sizes) > 10
-    assert {name: size for name, size in sizes if size > 600} == {}  # the head of a 304
+    assert {name: size for name, size in sizes if size > 0} == {}  # not even a question whether it changed
 
 
 async def test_tables_are_used_by_keyboard(pages: Pages, server: Server) -> None:

@@ -11,7 +11,7 @@ from playwright.async_api import Page, expect
 
 from scheduler_core.base.api_keys import name_of_key
 from tests.api.command_line import KEY
-from tests.ui.browser import PHONE, Pages, Theme, axe, overflow, shown, until
+from tests.ui.browser import PHONE, Pages, Theme, axe, imported, overflow, shown, until
 from tests.ui.server import Server
 
 SIGN_IN = re.compile(r"/ui/sign-in\?to=")
@@ -61,7 +61,7 @@ async def test_a_sign_in_leads_to_the_page_that_was_asked_for_and_back_leads_bef
 async def test_a_sign_in_leads_only_to_pages_of_this_dashboard(pages_with_key: Pages) -> None:
     page = await pages_with_key.open("/ui/sign-in?to=//evil.example/ui")
     foreign = ["//evil.example/ui", "https://evil.example/ui", "javascript:alert(1)", "/docs", "/uix", "/ui/sign-in"]
-    script = "(to) => import('/ui/static/session.js').then(({ pageOf }) => to.map(pageOf))"
+    script = f"(to) => {imported('session.js')}.then(({{ pageOf }}) => to.map(pageOf))"
     assert await page.evaluate(script, [*foreign, "/ui/jobs?q=a#b"]) == ["/ui"] * 6 + ["/ui/jobs?q=a#b"]
     await enter(page)
     await expect(page).to_have_url(pages_with_key.url + "/ui")
@@ -130,7 +130,7 @@ async def test_a_session_that_ends_in_the_middle_of_work_asks_for_the_key_and_th
     await revoke(page, pages_with_key.url)
     # The changes of two buttons that are pressed then wait for the sign-in, and are both sent once after it.
     await page.evaluate(
-        "import('/ui/static/base/api.js').then(({ send }) => { window.done = Promise.all(["
+        imported("base/api.js") + ".then(({ send }) => { window.done = Promise.all(["
         "send('PUT', '/jobs/typed', {cron: null, endpoint: 'http://runner.test/', payload: 1}),"
         "send('POST', '/pause', {note: 'typed'})]); })"
     )
@@ -151,7 +151,7 @@ async def test_who_does_not_sign_in_again_gets_the_sign_in_page_which_leads_back
     await enter(page)
     await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     await revoke(page, pages_with_key.url)
-    await page.evaluate("import('/ui/static/base/api.js').then(({ get }) => { get('/jobs').catch(() => {}); })")
+    await page.evaluate(imported("base/api.js") + ".then(({ get }) => { get('/jobs').catch(() => {}); })")
     await page.get_by_role("button", name="Leave this page").click()
     await expect(page).to_have_url(SIGN_IN)
     await enter(page)

@@ -132,7 +132,7 @@ function makeView(root, params, signal) {
 
 async function style(name) {
   if (!loadedStyles.has(name)) {
-    const node = element("link", { rel: "stylesheet", href: `/ui/static/style/${name}` });
+    const node = element("link", { rel: "stylesheet", href: new URL(`style/${name}`, import.meta.url).href });
     loadedStyles.set(name, new Promise((resolve, reject) => {
       node.addEventListener("load", resolve);
       node.addEventListener("error", () => {
