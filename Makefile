@@ -20,14 +20,16 @@ KINDS_ARGS ?=
 # High availability tests run one after another, on an otherwise idle machine. Longer faults: HA_SECONDS=300.
 HA_ARGS ?= -v
 BENCH_ARGS ?=
-UV_VERSION = 0.13.8
 
 # Tests start several hundred processes. Without stored bytecode each of them compiles the whole package.
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
-LOCKS = requirements.lock requirements-build.lock requirements-dev.lock requirements-mutation.lock
+LOCKS = requirements.lock requirements-build.lock requirements-dev.lock requirements-installer.lock requirements-mutation.lock
+# Installs locks: by uv, or by pip where uv does not run or a network is set up for pip only.
+INSTALL = $(BIN)/uv pip install --python $(BIN)/python --require-hashes $(1) || \
+	{ echo "uv failed; installing with pip" >&2; $(PIP) install --progress-bar off --require-hashes $(1); }
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links --no-annotate $(LOCK_ARGS)
 
@@ -108,8 +110,8 @@ bench-docs: $(VENV)/.development ## Write the newest benchmark run into docs/per
 
 install: $(VENV)/.development ## Install .venv
 
-lock: $(VENV)/.python ## Update the lock files after a change of pyproject.toml; newer versions: LOCK_ARGS=--upgrade
-	$(PIP) install --quiet uv==$(UV_VERSION)
+lock: $(VENV)/.installer ## Update the lock files after a change of pyproject.toml; newer versions: LOCK_ARGS=--upgrade
+	$(COMPILE) --group installer -o requirements-installer.lock
 	$(COMPILE) --group build -o requirements-build.lock
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) pyproject.toml --all-extras --group build \
@@ -142,17 +144,21 @@ $(VENV)/.python:
 	$$found -m venv --clear $(VENV); \
 	touch $@
 
-$(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml | $(VENV)/.python
+$(VENV)/.installer: requirements-installer.lock | $(VENV)/.python
+	-$(PIP) install --quiet --require-hashes -r requirements-installer.lock
+	@touch $@
+
+$(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml | $(VENV)/.installer
 	@echo "==> installing the dependencies of Cronpost (once)"
-	$(PIP) install --progress-bar off --require-hashes -r requirements.lock -r requirements-build.lock
+	$(call INSTALL,-r requirements.lock -r requirements-build.lock)
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.mutation: requirements-mutation.lock $(VENV)/.development
-	$(PIP) install --progress-bar off --require-hashes -r requirements-mutation.lock
+	$(call INSTALL,-r requirements-mutation.lock)
 	@touch $@
 
 $(VENV)/.development: requirements-dev.lock $(VENV)/.runtime
 	@echo "==> installing the dependencies of its development (once)"
-	$(PIP) install --progress-bar off --require-hashes -r requirements-dev.lock
+	$(call INSTALL,-r requirements-dev.lock)
 	@touch $@

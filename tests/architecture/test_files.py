@@ -74,8 +74,8 @@ def test_the_check_for_machine_paths_finds_one() -> None:
 
 def test_every_requirement_of_a_lock_is_pinned_and_has_hashes_and_no_index() -> None:
     locks = sorted(ROOT.glob("requirements*.lock"))
-    names = ["requirements-build.lock", "requirements-dev.lock", "requirements-mutation.lock", "requirements.lock"]
-    assert [lock.name for lock in locks] == names
+    names = ["-build", "-dev", "-installer", "-mutation", ""]
+    assert [lock.name for lock in locks] == [f"requirements{name}.lock" for name in names]
     for lock in locks:
         text = lock.read_text()
         assert not re.search(r"^\s*(-i|--index|--extra-index|--find-links|-e)\b", text, re.MULTILINE)
