@@ -6,32 +6,14 @@ import { setPageKeys } from "./base/keys.js";
 import { element, link } from "./base/dom.js";
 import { empty, failed, loading, page } from "./base/view.js";
 import { buildShell, markCurrent } from "./shell.js";
-import { routes } from "./routes.js";
+import { find } from "./routes.js";
 
 const PATIENCE_MS = 150;
 const main = document.getElementById("main");
-const compiled = routes.filter((route) => route.load).map((route) => ({
-  ...route,
-  pattern: new RegExp(`^${route.path.replace(/:(\w+)/g, "(?<$1>[^/]+)")}/?$`),
-}));
 const loadedStyles = new Map();
 let leaving = new AbortController();
 let shown = null; // the path and query that are shown
 let mayLeave = null; // of the page: asks the viewer before unsaved text is lost
-
-/** Return the route of a path and its decoded parameters; null: no page has this path. */
-function find(path) {
-  for (const route of compiled) {
-    const match = route.pattern.exec(path);
-    if (!match) continue;
-    try {
-      return { route, params: Object.fromEntries(Object.entries(match.groups ?? {}).map(([name, text]) => [name, decodeURIComponent(text)])) };
-    } catch {
-      return null; // not UTF-8 after percent-decoding
-    }
-  }
-  return null;
-}
 
 async function show({ focus, scroll = 0 }) {
   leaving.abort();

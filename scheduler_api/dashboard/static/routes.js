@@ -26,3 +26,22 @@ export const routes = [
   { path: "/ui/attention", nav: "Attention", key: "a", load: () => import("./pages/attention.js") },
   { path: "/ui/sign-in", nav: null, load: () => import("./pages/sign_in.js") },
 ];
+
+const compiled = routes.filter((route) => route.load).map((route) => ({
+  ...route,
+  pattern: new RegExp(`^${route.path.replace(/:(\w+)/g, "(?<$1>[^/]+)")}/?$`),
+}));
+
+/** Return the route of a path and its decoded parameters; null: no page has this path. */
+export function find(path) {
+  for (const route of compiled) {
+    const match = route.pattern.exec(path);
+    if (!match) continue;
+    try {
+      return { route, params: Object.fromEntries(Object.entries(match.groups ?? {}).map(([name, text]) => [name, decodeURIComponent(text)])) };
+    } catch {
+      return null; // not UTF-8 after percent-decoding
+    }
+  }
+  return null;
+}
