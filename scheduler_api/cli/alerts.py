@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import click
 import msgspec
@@ -21,73 +22,69 @@ def alerts() -> None:
     """Show and change alert rules and channels, and what was sent."""
 
 
+def _changes(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the options that create and delete a rule or a channel."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        command = click.option(
+            "--delete", "deleted", multiple=True, type=int, metavar="ID", help=f"Delete this {what}. Can be repeated."
+        )(command)
+        return click.option(
+            "--add",
+            metavar="FILE",
+            type=click.File("rb"),
+            help=f"Create the {what} in this JSON file; -: standard input.",
+        )(command)
+
+    return decorate
+
+
 @alerts.command(epilog=EXIT_CODES)
-@click.option(
-    "--add", metavar="FILE", type=click.File("rb"), help="Create the rule in this JSON file; -: standard input."
-)
+@_changes("rule")
 @click.option("--preview", is_flag=True, help="With --add: store nothing, show which jobs match.")
-@click.option("--delete", "deleted", multiple=True, type=int, metavar="ID", help="Delete this rule. Can be repeated.")
 @with_server
-def rules(server: Server, add: Any, preview: bool, deleted: tuple[int, ...]) -> None:
+def rules(server: Server, add: BinaryIO | None, preview: bool, deleted: tuple[int, ...]) -> None:
     """List the alert rules, or change them."""
-    if add is not None:
-        query = {"dry_run": "true"} if preview else {}
-        answer = server.ask("POST", "/alerts/rules", body=add.read(), params=query)
-        if preview and not server.as_json:
+    if preview:
+        if add is None or deleted:
+            raise click.UsageError("--preview needs --add FILE, and no --delete")
+        answer = server.ask("POST", "/alerts/rules", body=add.read(), params={"dry_run": "true"})
+        if not server.as_json:
             click.echo(f"{answer['matched']} jobs match: {', '.join(map(printable, answer['jobs'])) or '-'}")
             click.echo(f"{answer['alarming']} conditions hold now")
-        elif not server.as_json:
-            click.echo(f"alert rule {answer['id']} created")
         return
-    if deleted:
-        _delete(server, "rule", deleted)
+    if _change(server, "rule", add, deleted):
         return
     answer = server.ask("GET", "/alerts/rules")
     if not server.as_json:
-        table(
-            ("ID", "NAME", "ON", "JOBS", "CHANNELS", "STATE"),
-            [
-                (
-                    str(one["id"]),
-                    one["name"],
-                    ",".join(one["on"]),
-                    ",".join(key if value is None else f"{key}:{value}" for key, value in one["labels"].items())
-                    or "all",
-                    ",".join(map(str, one["channels"])),
-                    "on" if one["enabled"] else "off",
-                )
-                for one in answer["rules"]
-            ],
-        )
+        table(("ID", "NAME", "ON", "JOBS", "CHANNELS", "STATE"), [_rule_row(one) for one in answer["rules"]])
 
 
 @alerts.command(epilog=EXIT_CODES)
-@click.option(
-    "--add", metavar="FILE", type=click.File("rb"), help="Create the channel in this JSON file; -: standard input."
-)
-@click.option(
-    "--delete", "deleted", multiple=True, type=int, metavar="ID", help="Delete this channel. Can be repeated."
-)
+@_changes("channel")
 @with_server
-def channels(server: Server, add: Any, deleted: tuple[int, ...]) -> None:
+def channels(server: Server, add: BinaryIO | None, deleted: tuple[int, ...]) -> None:
     """List the channels of alerts, or change them. Secrets are masked."""
-    if add is not None:
-        answer = server.ask("POST", "/alerts/channels", body=add.read())
-        if not server.as_json:
-            click.echo(f"alert channel {answer['id']} created")
-        return
-    if deleted:
-        _delete(server, "channel", deleted)
+    if _change(server, "channel", add, deleted):
         return
     answer = server.ask("GET", "/alerts/channels")
     if not server.as_json:
-        table(
-            ("ID", "NAME", "KIND", "TO"),
-            [
-                (str(one["id"]), one["name"], one["kind"], one.get("url") or ", ".join(one.get("to", ())))
-                for one in answer["channels"]
-            ],
-        )
+        table(("ID", "NAME", "KIND", "TO"), [_channel_row(one) for one in answer["channels"]])
+
+
+def _change(server: Server, what: str, add: BinaryIO | None, deleted: tuple[int, ...]) -> bool:
+    """Create or delete rules or channels. Returns False if neither was asked for."""
+    if add is not None and deleted:
+        raise click.UsageError("--add and --delete exclude each other: use one of them")
+    if add is not None:
+        answer = server.ask("POST", f"/alerts/{what}s", body=add.read())
+        if not server.as_json:
+            click.echo(f"alert {what} {answer['id']} created")
+    for one in deleted:
+        server.ask("DELETE", f"/alerts/{what}s/{one}")
+        if not server.as_json:
+            click.echo(f"alert {what} {one} deleted")
+    return add is not None or bool(deleted)
 
 
 @alerts.command(epilog=EXIT_CODES)
@@ -103,7 +100,7 @@ def sent(server: Server, limit: int) -> None:
         return
     table(
         ("TIME", "STATE", "RULE", "CHANNEL", "EVENT", "JOBS", "RESULT"),
-        [_row(msgspec.json.decode(row)) for row in found],
+        [_message_row(msgspec.json.decode(row)) for row in found],
     )
 
 
@@ -119,14 +116,23 @@ def test(server: Server, channel: int) -> None:
         sys.exit(1)
 
 
-def _delete(server: Server, what: str, ids: tuple[int, ...]) -> None:
-    for one in ids:
-        server.ask("DELETE", f"/alerts/{what}s/{one}")
-        if not server.as_json:
-            click.echo(f"alert {what} {one} deleted")
+def _rule_row(one: dict[str, Any]) -> tuple[str, ...]:
+    labels = ",".join(key if value is None else f"{key}:{value}" for key, value in one["labels"].items())
+    return (
+        str(one["id"]),
+        one["name"],
+        ",".join(one["on"]),
+        labels or "all",
+        ",".join(map(str, one["channels"])),
+        "on" if one["enabled"] else "off",
+    )
 
 
-def _row(one: dict[str, Any]) -> tuple[str, ...]:
+def _channel_row(one: dict[str, Any]) -> tuple[str, ...]:
+    return (str(one["id"]), one["name"], one["kind"], one.get("url") or ", ".join(one.get("to", ())))
+
+
+def _message_row(one: dict[str, Any]) -> tuple[str, ...]:
     first = one["jobs"][0]["job_id"] if one["jobs"] else "-"
     jobs = first if one["count"] <= 1 else f"{first} and {one['count'] - 1} more"
     channel = one["channel_name"] or str(one["channel_id"])

@@ -22,6 +22,12 @@ def test_rules_and_channels_are_created_listed_and_deleted(cli_server: str, tmp_
     rule.write_text(json.dumps({"name": "failures", "on": ["failure"], "channels": [1], "labels": {"team": None}}))
     shown = ask("alerts", "rules", "--add", str(rule), "--preview").stdout
     assert shown == "0 jobs match: -\n0 conditions hold now\n"
+    for wrong in (
+        ("--preview",),
+        ("--preview", "--add", str(rule), "--delete", "1"),
+        ("--add", str(rule), "--delete", "1"),
+    ):
+        assert ask("alerts", "rules", *wrong).exit_code == 2
     assert ask("alerts", "rules", "--add", str(rule)).stdout == "alert rule 2 created\n"
     assert "failures  failure  team  1         on" in ask("alerts", "rules").stdout
     assert "http://127.0.0.1:1/" in ask("alerts", "channels").stdout
