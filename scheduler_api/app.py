@@ -62,7 +62,7 @@ class _Routes(Router):
         return methods
 
     async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = "there is nothing at this path; GET /openapi.json lists all paths"
+        detail = "nothing is at this path; GET /openapi.json lists all paths"
         if scope["path"].startswith("/jobs/"):
             detail += ". A slash in a job's id is written %2F in the path"
         raise ApiError(404, detail, code="no_such_path")

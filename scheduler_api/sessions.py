@@ -1,8 +1,8 @@
 """Middleware that accepts the session of a person who is signed in to the dashboard, instead of an API key.
 
 A cookie is sent by the browser, not by the page. So a request with one must also show that a page of this server sent
-it: see ``check_sender``. A request with an ``Authorization`` header is judged by that header alone, whatever cookies
-come with it, and needs none of this: no page can make a browser send that header to another origin.
+it: see ``check_sender``. A request with an ``Authorization`` header is judged by that header alone, also if it has
+cookies, and needs none of this: no page can make a browser send that header to another origin.
 """
 
 from __future__ import annotations

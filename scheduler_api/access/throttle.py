@@ -10,14 +10,14 @@ from __future__ import annotations
 from scheduler_core.base.clock import Clock
 
 BURST = 10
-"""How many refused sign-ins a client has at once."""
+"""The most refused sign-ins of a client in a burst."""
 INTERVAL_SECONDS = 6.0
-"""It gets one more in this time."""
+"""After a burst, a client gets one more try in each interval of this length."""
 COST_OF_A_SUCCESS = 0.1
 """A successful sign-in costs this part of a refused one. So a client with a key can store at most 72,000 sessions, some
 15 MB, before the first ones expire."""
 MOST_CLIENTS = 10_000
-"""How many clients are remembered. Beyond that, the one whose last try was longest ago is forgotten."""
+"""The most clients that are remembered. Beyond that, the one with the oldest last try is forgotten."""
 
 
 class SignInThrottle:

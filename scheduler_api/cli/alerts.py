@@ -1,4 +1,4 @@
-"""``cronpost alerts``: rules, channels, what was sent, and tests of channels."""
+"""``cronpost alerts``: shows and changes rules and channels, tests channels, and lists messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST = 1_000
 
 @click.group()
 def alerts() -> None:
-    """Show and change alert rules and channels, and what was sent."""
+    """Show and change alert rules and channels, and list the messages."""
 
 
 def _changes(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -157,7 +157,7 @@ def cancel(server: Server, run_id: str) -> None:
 
 
 def cancel_run(server: Server, run_id: str) -> None:
-    """Cancel a run and print what became of its request."""
+    """Cancel a run, and print whether its open request was cut."""
     answer = server.ask("POST", f"/runs/{quote(run_id, safe='')}/cancel")
     if server.as_json:
         return

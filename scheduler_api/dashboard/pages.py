@@ -98,7 +98,7 @@ async def asset(request: Request) -> Response:
         version, _, name = name[1:].partition("/")
         caching = IMMUTABLE if version == digest() else "no-store"
     if name not in names():
-        raise ApiError(404, "there is nothing at this path", code="no_such_path")
+        raise ApiError(404, "nothing is at this path", code="no_such_path")
     return _answer(request, name, caching)
 
 

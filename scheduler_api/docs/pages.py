@@ -50,7 +50,7 @@ async def asset(request: Request) -> Response:
     """Serve a script or a style of the pages."""
     name = request.path_params["name"]
     if name not in ASSETS:
-        raise ApiError(404, "there is nothing at this path", code="no_such_path")
+        raise ApiError(404, "nothing is at this path", code="no_such_path")
     return Response(_content(name), media_type=ASSETS[name], headers={"Content-Security-Policy": POLICY})
 
 

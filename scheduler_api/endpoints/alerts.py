@@ -1,4 +1,4 @@
-"""``/alerts``: rules, channels, what alarms now, and what was sent."""
+"""``/alerts``: rules, channels, the jobs with alarms, and the messages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from scheduler_api.wire.answers.alerts import (
 from scheduler_api.wire.json_body import Fields, read_object
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.base import always
-from scheduler_core.model.alerts import Channel, Message, On, Rule
+from scheduler_core.model.alerts import MAX_CHANNELS, MAX_RULES, Channel, Message, On, Rule
 from scheduler_core.model.run import random_run_id
 
 MAX_BODY = 65_536
@@ -183,7 +183,7 @@ async def delete_channel(request: Request) -> Response:
 
 
 async def test_channel(request: Request) -> Response:
-    """``POST /alerts/channels/{id}/test``: send a test message from this process, and answer what happened."""
+    """``POST /alerts/channels/{id}/test``: send a test message from this process; answer with its result."""
     query(request)
     await no_fields(request)
     context = context_of(request)
@@ -239,12 +239,12 @@ def _path_number(request: Request, name: str) -> int:
 DRY_RUN = Parameter(
     "dry_run",
     Annotated[bool, Meta()],
-    "Store nothing; answer which jobs the rule applies to, and what holds for them now.",
+    "Store nothing; return the jobs to which the rule applies, and the conditions that hold for them now.",
     default=False,
 )
 _NO_RULE = {404: problem("No such rule (`alert_rule_not_found`).")}
 _NO_CHANNEL = {404: problem("No such channel (`alert_channel_not_found`).")}
-_FULL = {409: problem("There are as many as are allowed (`too_many_alert_entries`).")}
+_FULL = {409: problem(f"{MAX_RULES} rules or {MAX_CHANNELS} channels exist, the maximum (`too_many_alert_entries`).")}
 _RULE = {200: Answer("The rule.", AlertRule)}
 
 operation = partial(Operation, "Alerts")
@@ -254,7 +254,7 @@ ROUTES = described(
         list_rules,
         "list_alert_rules",
         "List the alert rules",
-        answers={200: Answer("At most 100.", AlertRules), **BAD, **STORE_FAULTS},
+        answers={200: Answer(f"All rules, at most {MAX_RULES}.", AlertRules), **BAD, **STORE_FAULTS},
     ),
     operation(
         "POST /alerts/rules",
@@ -307,7 +307,7 @@ ROUTES = described(
         list_channels,
         "list_alert_channels",
         "List the channels of alerts",
-        answers={200: Answer("At most 50.", AlertChannels), **BAD, **STORE_FAULTS},
+        answers={200: Answer(f"All channels, at most {MAX_CHANNELS}.", AlertChannels), **BAD, **STORE_FAULTS},
     ),
     operation(
         "POST /alerts/channels",
@@ -357,9 +357,9 @@ ROUTES = described(
         "POST /alerts/channels/{channel_id}/test",
         test_channel,
         "test_alert_channel",
-        "Send a test message, and answer what happened",
+        "Send a test message, and return its result",
         answers={
-            200: Answer("It was tried once; `sent` says whether it arrived.", AlertTest),
+            200: Answer("The result of one attempt: `sent` is true if the message arrived.", AlertTest),
             **BAD,
             **_NO_CHANNEL,
             **BODY_FAULTS,

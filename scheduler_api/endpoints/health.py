@@ -46,7 +46,7 @@ async def ready(request: Request) -> Response:
         (reasons if key in essential else warnings).append(f"store: {text}")
     try:
         if not context.fires and not reasons and not await _nodes_alive(context):
-            warnings.append("no node is alive: jobs are stored, and nothing fires them")
+            warnings.append("no node is alive: jobs are stored and do not fire")
     except StoreError as error:
         reasons.append(f"store: {error}")
     paused = await _pause_of_all(context)

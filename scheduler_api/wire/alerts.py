@@ -62,7 +62,7 @@ Reasons = Annotated[
     list[MissReason],
     Meta(
         min_length=1,
-        description="For `miss`. By default those that nobody planned.",
+        description="For `miss`. By default all but `paused`, `held`, `replaced` and `quarantined`.",
     ),
 ]
 LateAfter = Annotated[
@@ -138,7 +138,7 @@ class AlertRulePatch(Described, forbid_unknown_fields=True):
 
 class AlertChannelBody(Described, forbid_unknown_fields=True):
     """A channel. The URL of `slack`, passwords, keys and secret parameters of URLs are secrets: answers mask them, and
-    what an answer showed keeps the stored secret."""
+    a change that sends the masked value back keeps the stored secret."""
 
     name: RuleName
     kind: Kind

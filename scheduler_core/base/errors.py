@@ -24,7 +24,7 @@
     ├── RunLost                 the run ended as lost before its runner completed it
     ├── TokenRefused            the token does not belong to the run
     ├── TargetNotFound
-    ├── NoNode                  no node is alive that would send the request
+    ├── NoNode                  no node is alive to send the request
     ├── TargetInUse             jobs use the target, so it cannot be deleted
     ├── ScheduleNotFound
     ├── DuplicateName           a target or a schedule has this name already
@@ -32,7 +32,7 @@
     ├── AlertRuleNotFound
     ├── AlertChannelNotFound
     ├── AlertChannelInUse       rules name the channel, so it cannot be deleted
-    ├── TooManyAlertEntries     there are as many alert rules or channels as are allowed
+    ├── TooManyAlertEntries     the maximum number of alert rules or channels exists
     ├── TooManyListeners        this process serves no further listener to events
     ├── StoreError
     │   ├── StoreUnavailable    temporary: down, loading, failing over, out of memory; try again
@@ -116,13 +116,13 @@ class VersionMismatch(CronpostError):
 
 
 class JobExists(VersionMismatch):
-    """A job is stored under the id, and the caller requires that there is none; nothing was changed."""
+    """A job is stored under the id, and the caller requires that none is; nothing was changed."""
 
     code = "job_exists"
 
     def __init__(self, etag: str | None) -> None:
         super().__init__(etag)
-        self.args = ("a job is stored under this id, and If-None-Match requires that there is none: choose another id",)
+        self.args = ("a job is stored under this id, and If-None-Match requires that none is: choose another id",)
 
 
 class RunConflict(CronpostError):
@@ -303,7 +303,7 @@ class AlertRuleNotFound(CronpostError):
     code = "alert_rule_not_found"
 
     def __init__(self, rule_id: int) -> None:
-        super().__init__(f"there is no alert rule {rule_id}; GET /alerts/rules lists them")
+        super().__init__(f"no alert rule has the id {rule_id}; GET /alerts/rules lists them")
 
 
 class AlertChannelNotFound(CronpostError):
@@ -312,7 +312,7 @@ class AlertChannelNotFound(CronpostError):
     code = "alert_channel_not_found"
 
     def __init__(self, channel_id: int) -> None:
-        super().__init__(f"there is no alert channel {channel_id}; GET /alerts/channels lists them")
+        super().__init__(f"no alert channel has the id {channel_id}; GET /alerts/channels lists them")
 
 
 class AlertChannelInUse(CronpostError):
@@ -329,12 +329,12 @@ class AlertChannelInUse(CronpostError):
 
 
 class TooManyAlertEntries(CronpostError):
-    """There are as many alert rules or channels as are allowed."""
+    """The maximum number of alert rules or channels exists."""
 
     code = "too_many_alert_entries"
 
     def __init__(self, what: str, most: int) -> None:
-        super().__init__(f"there are {most} {what} already, the most that are allowed; delete one first")
+        super().__init__(f"at most {most} {what} are allowed, and {most} exist; delete one first")
 
 
 class TooManyOperations(CronpostError):

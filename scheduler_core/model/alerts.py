@@ -1,4 +1,4 @@
-"""Alert rules, the channels that they notify, and what is stored between two examinations of a job.
+"""Alert rules, their channels, and the state that is stored between two examinations of a job.
 
 A rule names conditions and the jobs to which they apply. The sweep examines a job when it has changed or when its time
 has come (``plan.alerts``); each change of a rule and a job is one ``Finding``. Findings become messages
@@ -36,7 +36,7 @@ class On(StrEnum):
 ENDED = (On.FAILURE, On.LATE, On.NO_SUCCESS, On.QUARANTINE)
 """Conditions that last until something ends them."""
 PLANNED = frozenset({MissReason.PAUSED, MissReason.HELD, MissReason.REPLACED, MissReason.QUARANTINED})
-"""Reasons of misses that somebody decided, or that ``QUARANTINE`` reports. A rule reports them if it names them."""
+"""Reasons of misses that follow from a decision or a quarantine. A rule reports them only if it names them."""
 UNPLANNED = tuple(reason for reason in MissReason if reason not in PLANNED)
 
 MAX_RULES = 100
@@ -53,7 +53,7 @@ JOBS_NAMED = 20
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which changes of which jobs are reported, and where."""
+    """Selects changes of jobs to report, and the channels that receive them."""
 
     id: int
     name: str
@@ -123,7 +123,7 @@ class Smtp(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Channel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where messages go."""
+    """A receiver of messages."""
 
     id: int
     name: str
@@ -167,10 +167,10 @@ class Alarm(msgspec.Struct, frozen=True, array_like=True):
 
 
 class JobAlerts(msgspec.Struct, frozen=True, array_like=True):
-    """What is stored of one job: how far its history was examined, and its alarms."""
+    """The stored state of one job: how far its history was examined, and its alarms."""
 
     created_at_ms: int
-    """Of the job: a job that was created again begins anew."""
+    """Of the job. If it was created again, its examination begins anew."""
     cursor: str = ""
     """Names the latest entry of its history that was examined; empty: none was."""
     cursor_ms: int = 0
@@ -240,6 +240,6 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     result: str = ""
     """How the latest attempt ended."""
     begun_at_ms: int = 0
-    """When its first attempt began; stored before it: from then on its content stays as it is, because a receiver may
-    know its id."""
+    """When its first attempt began; stored before the attempt. From then on its content does not change, because a
+    receiver may have received it under this id."""
     ended_at_ms: int = 0

@@ -1,8 +1,8 @@
 """Turns findings into messages, and decides when a message is tried again.
 
-Findings of one rule about one condition share a message on each channel. A message that was not begun yet takes further
+Findings of one rule about one condition share a message on each channel. A message without an attempt takes further
 findings; otherwise the next message of that kind goes out ``group_ms`` after the last one. While a channel fails, only
-its oldest message is tried, so the messages that wait are few: they collect what is found meanwhile.
+its oldest message is tried, so few messages wait: they take the findings that follow.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from scheduler_core.model.alerts import JOBS_NAMED, Book, Finding, Mention, Mess
 
 FIRST_DELAY_MS: Final = 5_000
 LONGEST_DELAY_MS: Final = 600_000
-LONGEST_WISH_MS: Final = 3_600_000
-"""The longest wait that a receiver can ask for."""
+LONGEST_RETRY_AFTER_MS: Final = 3_600_000
+"""The longest ``Retry-After`` that is honoured."""
 GIVE_UP_MS: Final = 86_400_000
 """A message is not tried again when it is older than this."""
 TRIES_WHEN_REFUSED: Final = 6
-"""Attempts in a row that the receiver may refuse; they take about two and a half minutes."""
+"""From this attempt on, a refusal ends the message as failed. The first six take about two and a half minutes."""
 
 Key = tuple[int, int, On]
 """Rule, channel and condition: the messages among which findings are grouped."""
@@ -80,7 +80,7 @@ def after_attempt(
         return replace(tried, state=MessageState.FAILED, ended_at_ms=now_ms)
     delay_ms = min(FIRST_DELAY_MS * 2 ** min(attempts - 1, 20), LONGEST_DELAY_MS)
     if retry_after_ms is not None:
-        delay_ms = max(delay_ms, min(retry_after_ms, LONGEST_WISH_MS))
+        delay_ms = max(delay_ms, min(retry_after_ms, LONGEST_RETRY_AFTER_MS))
     return replace(tried, next_ms=now_ms + delay_ms)
 
 

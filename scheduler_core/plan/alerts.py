@@ -1,8 +1,8 @@
-"""Examines one job for the alert rules: reads what its history gained, and its state, and returns the changes.
+"""Examines one job for the alert rules: reads its state and the new entries of its history, and returns the changes.
 
 The history decides about failures, recoveries and misses: each entry is read once, in order, so two changes between
-two examinations are two findings. The state decides about conditions that last: late, no success, quarantine. What
-must be known the next time is in ``JobAlerts``; the store saves it and the findings in one step.
+two examinations are two findings. The state decides about conditions that last: late, no success, quarantine.
+``JobAlerts`` has the position and the alarms for the next examination; the store saves it and the findings in one step.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known of a job when it is examined."""
+    """The facts of a job at an examination."""
 
     job_id: str
     created_at_ms: int
@@ -67,7 +67,7 @@ class Facts(msgspec.Struct, frozen=True):
     cursor: str = ""
     """Names the latest of them; empty: none is new."""
     is_whole: bool = True
-    """Whether ``entries`` begins right after the cursor. False: entries in between have left the history."""
+    """Whether ``entries`` begins right after the cursor. False: entries in between were trimmed."""
     failures: int = 0
     """Failures in a row, as the state counts them."""
     success_ms: int | None = None
@@ -98,7 +98,7 @@ class Examined(msgspec.Struct, frozen=True):
     """The result of one examination."""
 
     after: JobAlerts | None
-    """To store; None: nothing has to be known the next time."""
+    """To store for the next examination; None: nothing."""
     findings: tuple[Finding, ...] = ()
     look_ms: int | None = None
     """When the job must be examined again although nothing changes; None: never."""
@@ -191,7 +191,7 @@ class _Examination:
         ]
         counted = [one for one in entries if one.kind in (Kind.FAILURE, Kind.SUCCESS)]
         if not self._before.cursor and not self._facts.is_whole and all(one.kind is Kind.FAILURE for one in counted):
-            self._failures = max(0, self._facts.failures - len(counted))  # earlier ones have left the history
+            self._failures = max(0, self._facts.failures - len(counted))  # earlier ones were trimmed
         for entry in entries:
             if entry.kind is Kind.FAILURE:
                 self._failed(entry)

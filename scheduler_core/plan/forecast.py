@@ -1,7 +1,7 @@
 """Forecasts how many jobs fire in each minute, from a sample of the stored triggers.
 
-Only triggers count: not retries, requested runs, continuations and backfills. A run that takes longer than the distance
-of its job's fire times makes misses; the forecast counts those fire times too.
+Only triggers count: not retries, requested runs, continuations and backfills. If a run lasts longer than the
+interval of its job, fire times are missed; the forecast counts them too.
 
 The sample is drawn without replacement, so each estimate is the mean of the sample times the number of jobs, and its
 standard error is that of a finite population: 0 for a complete sample.
@@ -43,7 +43,7 @@ SHOWN = 5
 """Instants, targets and groups of a peak."""
 EXAMPLES = 10
 FAST_MS = 6_000
-"""Intervals shorter than this have no instants in a peak: they fire evenly, and no one can spread them."""
+"""Intervals shorter than this have no instants in a peak: they fire evenly, and cannot be spread."""
 
 
 Alike = tuple[int, str | None, str | None, int | None]
@@ -51,7 +51,7 @@ Alike = tuple[int, str | None, str | None, int | None]
 
 
 class ForecastJob(msgspec.Struct, frozen=True, array_like=True):
-    """What the forecast needs to know of a job."""
+    """The fields of a job that the forecast uses."""
 
     id: str
     target: str
@@ -111,7 +111,7 @@ class Forecast(msgspec.Struct, frozen=True, array_like=True):
 
 
 def forecast_job(job: Job, state: JobState) -> ForecastJob | None:
-    """Return what the forecast needs of a job; None: it does not fire by itself, or only after a client resumes it."""
+    """Return the fields of a job for the forecast; None: it does not fire by itself unless a client resumes it."""
     if state.deleted or state.quarantine is not None or is_finished(state) or isinstance(job.trigger, OnRequestSpec):
         return None
     policies, from_ms = job.policies, state.next_fire_ms

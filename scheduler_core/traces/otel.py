@@ -1,7 +1,7 @@
 """Makes OpenTelemetry spans of ended attempts and runs, and exports them in a thread (OTLP over HTTP).
 
-Spans are made after the settlement, with the times and ids that the run has anyway. So a fire does nothing more before
-its request is sent and its result is stored. They are ``ReadableSpan`` objects without a tracer, which would read the
+Spans are made after the settlement, with the times and ids that the run has anyway. So tracing adds nothing to a
+fire before its result is stored. They are ``ReadableSpan`` objects without a tracer, which would read the
 clock, draw ids and take a lock for each span.
 """
 
@@ -38,7 +38,7 @@ from scheduler_core.version import __version__
 log = get_logger(__name__)
 
 QUEUE_SIZE: Final = 2048
-"""Spans that wait for the exporter, unless OTEL_BSP_MAX_QUEUE_SIZE says another number. Further ones are dropped."""
+"""Spans that wait for the exporter, unless OTEL_BSP_MAX_QUEUE_SIZE sets another number. Further ones are dropped."""
 CLOSE_SECONDS: Final = 2.0
 """How long a process that ends waits for the export of the last spans."""
 SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
@@ -194,7 +194,7 @@ class OtelTraces:
         closing.join(seconds)
 
     def _lost(self, trace_id: int, root: SpanContext, job_id: str, run: Run, lost: Attempt) -> None:
-        """Record an attempt whose node died: that node could not."""
+        """Record an attempt whose node died, and could not record it."""
         start = lost.started_at_ms * 1_000_000
         self._pass(
             ReadableSpan(
@@ -331,7 +331,7 @@ def _request(one: EndedAttempt) -> tuple[str, SpanKind, Attributes]:
 
 
 class _Target:
-    """What the URL of a target says about it."""
+    """The facts about a target that its URL contains."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

@@ -21,17 +21,17 @@ from scheduler_core.store.shards import Shards, ShardStore
 COLLECTED = 1_000
 """The most findings of one shard that are collected at once."""
 MOST_WAITING = 5_000
-"""While so many messages wait, no findings are collected."""
+"""While this many messages wait, no findings are collected."""
 POSTED = 500
 """The most messages that one step changes."""
 
 
 class Overtaken(Exception):
-    """Another node changed the messages: what this one knows of them is out of date."""
+    """Another node changed the messages: those in the memory of this node are out of date."""
 
 
 class AlertOutbox:
-    """The messages that wait to be sent, as the node with the lease knows them."""
+    """The messages that wait to be sent, in the memory of the node with the lease."""
 
     def __init__(self, shards: Shards[ShardStore], clock: Clock) -> None:
         self._shards = shards
@@ -57,7 +57,7 @@ class AlertOutbox:
             self._latest = {key_of(one): one.next_ms for one in self.waiting.values()}
 
     async def collect(self, book: Book) -> int:
-        """Turn findings of all shards into messages; return how many findings. Shards that are away are left out.
+        """Turn findings of all shards into messages; return how many findings. Shards that do not answer are left out.
 
         Raises Overtaken.
         """

@@ -2,7 +2,7 @@
 due and not started.
 
 A turn examines a bounded number of jobs, page by page. Each page is saved in one step with the findings that it led to,
-against the version of the sweep. A node that dies, or is overtaken by another, leaves a page as if it had not read it.
+against the version of the sweep. If the node dies, or another node saves first, nothing of the page is stored.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SEEDED = 1_000
 FAULT_AGAIN_MS = 60_000
 """When a job whose examination failed is examined again."""
 MOST_FINDINGS = 5_000
-"""While so many findings are in no message, no further jobs are examined. They stay listed."""
+"""While this many findings are in no message, no further jobs are examined. They stay listed."""
 
 
 class Progress(msgspec.Struct, array_like=True):
@@ -129,7 +129,7 @@ class ShardSweep:
             progress.ids_cursor = ids[-1] if len(ids) == SEEDED else None
 
     async def _late(self, rules: Sequence[Rule], progress: Progress) -> list[Listed]:
-        """Return jobs that are due for longer than a rule allows. The next turn goes on behind them."""
+        """Return jobs that are due for longer than a rule allows. The next turn continues after them."""
         limits = [rule.late_after_ms for rule in rules if On.LATE in rule.on]
         if not limits:
             return []
@@ -194,8 +194,8 @@ class ShardSweep:
         return found
 
     async def _pause(self, order: PauseOrder, view: JobView) -> bool:
-        """Pause a job because of its failures. Returns False if somebody else paused it; True also if a node that died
-        before it could save this paused it."""
+        """Pause a job because of its failures. Returns False if a client had paused it; True also if a node
+        paused it for this rule and died before it saved the finding."""
         pause = view.state.pause
         if view.state.paused_at_ms is not None:
             return pause is not None and pause.note.startswith(f"{pause_mark(order.rule)}:")
@@ -211,7 +211,7 @@ class ShardSweep:
 
 
 def facts_of(view: JobView, stored: StoredJob, tail: Tail) -> Facts:
-    """Return what the rules need to know of a job."""
+    """Return the facts of a job for the rules."""
     job = view.job
     failures = view.failures
     quarantine = view.state.quarantine or view.fault

@@ -1,4 +1,4 @@
-"""Alert rules, channels, what alarms now, and what was sent: for clients. Needs no node."""
+"""Alert rules, channels, the jobs with alarms, and the messages: for clients. Needs no node."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AlarmingNow(msgspec.Struct, frozen=True):
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """What a rule would mean for the jobs that are stored."""
+    """The stored jobs to which a rule would apply."""
 
     examined: int
     matched: int

@@ -170,7 +170,7 @@ class AttentionService:
         return AttentionPage(entries, at, total, dropped)
 
     async def _members(self, at: AttentionCursor, limit: int) -> list[_Found]:
-        """Return the next members of a section from all shards; first the one of which entries are left."""
+        """Return the next members of a section from all shards; first the member that still has entries."""
         sources = SECTIONS[at.section]
         reads = [
             (shard, source)

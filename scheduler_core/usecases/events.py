@@ -136,7 +136,7 @@ class EventFeed:
         Raises TooManyListeners. Call ``close`` when it is gone.
         """
         if self._closed:
-            raise TooManyListeners("this server stops; connect again, to another one if there is one")
+            raise TooManyListeners("this server stops; connect again, or to another server of the same store")
         if len(self._listeners) >= self._most:
             raise TooManyListeners(
                 f"this server has {self._most} listeners, which is its limit: close one, connect to another server, or "

@@ -36,7 +36,7 @@ PAGE = 50
 REST_SECONDS = 0.005
 """Between two steps: reading uses a small part of the event loop and of Redis."""
 MOST_BYTES = 64 << 20
-"""Payloads are read with their jobs. A sample ends after so many bytes of them; its order is random."""
+"""Payloads are read with their jobs. A sample ends after this many bytes of them; its order is random."""
 PROCESS_SECONDS = 300.0
 ALL_JOBS = Source(Kind.ALL)
 

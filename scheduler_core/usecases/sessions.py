@@ -19,7 +19,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.store.sessions import SessionStore
 
 LIFETIME_MS = 12 * 3_600_000
-"""A session ends this long after the sign-in, however much it is used: a longer one would cost a write per request."""
+"""A session ends this long after the sign-in, however much it is used: to prolong it would cost a write per request."""
 ID_BYTES = 32
 ID_FORM = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 """An id as text: 32 bytes in base64 for URLs."""

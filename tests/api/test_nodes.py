@@ -197,4 +197,4 @@ async def test_an_api_warns_that_no_node_is_alive_and_stays_ready(store: RedisSt
     async with client_of(alone) as client:
         answer = await client.get("/ready")
         assert answer.status_code == 200, "it can store jobs"
-        assert answer.json()["warnings"] == ["no node is alive: jobs are stored, and nothing fires them"]
+        assert answer.json()["warnings"] == ["no node is alive: jobs are stored and do not fire"]

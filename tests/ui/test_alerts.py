@@ -11,7 +11,7 @@ from tests.ui.server import Server
 
 async def test_a_channel_is_tested_and_a_rule_previewed_and_stored(pages: Pages, server: Server) -> None:
     page = await pages.open("/ui/alerts")
-    await expect(page.get_by_role("heading", name="Nobody is told yet")).to_be_visible()
+    await expect(page.get_by_role("heading", name="No alerts yet")).to_be_visible()
     assert await axe(page) == []
     await page.get_by_role("button", name="Add a channel").click()
     dialog = page.get_by_role("dialog")

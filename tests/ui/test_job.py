@@ -181,7 +181,7 @@ async def test_a_run_is_requested_and_appears_when_it_ends(pages: Pages, server:
     payload = dialog.get_by_label("Payload of this run")
     await payload.fill("{no json")
     await dialog.get_by_role("button", name="Run now").click()
-    await expect(dialog.get_by_text("This is no JSON")).to_be_visible()
+    await expect(dialog.get_by_text("This is not JSON")).to_be_visible()
     await payload.fill('{"only": "once"}')
     await dialog.get_by_role("button", name="Run now").click()
     row = page.get_by_role("table", name="History").locator("tbody tr")

@@ -246,7 +246,7 @@ async def test_nodes_and_shards_are_shown_with_their_state(pages: Pages) -> None
     await page.unroute(re.compile(r"/nodes(\?|$)"))
     await answer(page, "/nodes", fleet("dead"))
     await page.reload()
-    await expect(page.locator(".verdict")).to_contain_text("No node works, so nothing fires")
+    await expect(page.locator(".verdict")).to_contain_text("No node is alive, so no job fires")
     await expect(page.locator(".verdict").get_by_role("link", name="1 node died in the last hour")).to_be_visible()
 
 

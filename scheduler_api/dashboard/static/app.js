@@ -129,7 +129,7 @@ async function style(name) {
 
 function notFound(view) {
   const body = page(view, { title: "Page not found" });
-  body.append(empty({ title: "There is no page at this address", text: "The address may be mistyped, or what it showed is gone.", action: link("/ui", "Go to the overview") }));
+  body.append(empty({ title: "No page at this address", text: "The address may be mistyped, or what it showed is gone.", action: link("/ui", "Go to the overview") }));
 }
 
 function crash(view, error) {

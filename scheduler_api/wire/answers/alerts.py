@@ -106,10 +106,10 @@ class AlarmNow(Described):
 
 
 class AlertPreview(Described):
-    """What a rule means for the jobs that are stored; nothing was stored."""
+    """The stored jobs to which a rule applies; the rule was not stored."""
 
     examined: Annotated[int, Meta(description="How many jobs were looked at.")]
-    complete: Annotated[bool, Meta(description="False: there are more jobs than a preview looks at.")]
+    complete: Annotated[bool, Meta(description="False: more jobs are stored than a preview examines.")]
     matched: Annotated[int, Meta(description="How many of them the rule applies to.")]
     jobs: Annotated[list[str], Meta(description="The first 10.")]
     alarming: Annotated[
@@ -120,7 +120,7 @@ class AlertPreview(Described):
 
 
 class AlertTest(Described):
-    """What happened when a test message was sent."""
+    """The result of a test message."""
 
     sent: bool
     status: Annotated[int | None, Meta(description="The code of the answer; null: none arrived.")]
@@ -155,9 +155,11 @@ class AlertMessage(Described):
     created_at: Instant
     attempts: int
     last_attempt_at: Instant | None
-    next_attempt_at: Annotated[Instant | None, Meta(description="The earliest one; null: there is none.")]
+    next_attempt_at: Annotated[
+        Instant | None, Meta(description="The earliest instant of the next attempt; null: it is not tried again.")
+    ]
     ended_at: Instant | None
-    result: Annotated[str, Meta(description="How the latest attempt ended; empty: there was none.")]
+    result: Annotated[str, Meta(description="How the latest attempt ended; empty: no attempt has ended.")]
 
 
 class AlertMessages(Described):

@@ -1,11 +1,11 @@
 """Examines jobs for the alert rules and sends messages, on one node of the fleet at a time.
 
-The node with the lease sweeps all shards every ``PERIOD_SECONDS`` and sends what waits in between. A node that dies
-leaves its lease, which ends after ``LEASE_MS``; the next node goes on from what is stored. While no rule exists and no
+The node with the lease sweeps all shards every ``PERIOD_SECONDS`` and sends what waits in between. The lease of a
+node that dies ends after ``LEASE_MS``; the next node continues from what is stored. While no rule exists and no
 message waits, each node reads one number per period.
 
-Sweeping and sending have no part in a fire: each channel has one slot of its own, beside the
-slots of runs, and the HTTP client has connections for them. A channel that hangs delays only itself.
+Sweeping and sending do not delay fires: each channel has one slot of its own, beside the slots of runs, and the HTTP
+client has connections for them. A channel that hangs delays only itself.
 """
 
 from __future__ import annotations
@@ -200,7 +200,9 @@ class AlertKeeper(Service):
                 detail=result.text,
             )
         except (StoreError, Overtaken):
-            self._lease_until = 0.0  # what was sent is not recorded: read it again, and send it again if need be
+            self._lease_until = (
+                0.0  # the result is not recorded: read the messages again, and send this one again if it still waits
+            )
         except Exception:
             self.metrics.service_faults.labels(self.name).inc()
             log.exception(SERVICE_FAILED, service=self.name)
@@ -212,7 +214,7 @@ class AlertKeeper(Service):
                 self.send_due()
 
     async def stop(self) -> None:
-        """Stop, cut requests that are open, and release the lease, so that another node goes on at once."""
+        """Stop, cut requests that are open, and release the lease, so that another node continues at once."""
         await super().stop()
         had = self.has_lease
         self._lease_until = 0.0

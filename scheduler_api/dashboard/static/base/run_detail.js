@@ -103,18 +103,18 @@ export function explain(run) {
     if (run.attempts.length === 0 && !run.started_at) return said("The run waits for a node.", "If it stays so, look whether nodes are running and whether its target is held back.", "warn");
     return said("The request is open: the answer has not arrived yet.");
   }
-  if (state === "retrying") return said(fragment("The last attempt did not succeed. The next one is due ", until(run.retry_at), "."), "Nothing to do, unless it goes on for long: then mend the runner.");
-  if (state === "taken") return said("The runner accepted the run and reports its end later.", run.deadline ? fragment("Without a sign of it the run becomes lost ", until(run.deadline), ".") : null);
+  if (state === "retrying") return said(fragment("The last attempt did not succeed. The next one is due ", until(run.retry_at), "."), "Nothing to do, unless it lasts for long: then repair the runner.");
+  if (state === "taken") return said("The runner accepted the run and reports its end later.", run.deadline ? fragment("Without a heartbeat or its end, the run becomes lost ", until(run.deadline), ".") : null);
   if (state === "superseded") return said("The next fire time came before this run was done, so a new run took its place.", "If that happens often, the runs take longer than the interval: fire less often, or allow overlap.");
   if (state === "cancelled") return said(run.message || "The run was cancelled.");
-  if (state === "lost") return said(run.message || "Nobody knows how the run ended.", "The request may have been carried out. Check at the runner, then run it again if it is safe.");
+  if (state === "lost") return said(run.message || "How the run ended is not known.", "The request may have been carried out. Check at the runner, then run it again if it is safe.");
   if (state === "conflict") return said("The runner answered 409: it was still busy with the previous run.", "Set retry_already_running if the run should wait until the runner is free.");
   const next =
     kind === "timeout" ? "Make the runner answer sooner, raise timeout_seconds, or let it answer 2xx at once and report by callback."
     : kind === "dns" ? "The name of the host cannot be resolved from the node: check the URL and the name server."
     : kind === "connection" ? "Nothing accepts connections there: check host and port, the network, and whether the runner is running."
     : status === 401 || status === 403 ? "The runner refuses the credentials: check auth and headers."
-    : status === 404 ? "The runner does not know this address: check the URL."
+    : status === 404 ? "The runner has nothing at this address: check the URL."
     : kind === "http_4xx" ? "The runner refuses the request: look at its answer, then correct the job or the runner."
     : kind === "http_5xx" ? "The runner failed: look at its answer and its log, then run it again."
     : kind === "http_unexpected" ? "Only 2xx is a success, and redirects are not followed: use the final address."

@@ -20,7 +20,7 @@ export async function show(view) {
   const addRule = button("New rule", () => edit(ruleForm({ channels, signal }), "New rule"), { kind: "primary" });
   const body = page(view, {
     title: "Alerts",
-    about: "Rules say what is reported, channels where it goes. Each change of a job is reported once.",
+    about: "Rules select changes of jobs, channels receive the messages. Each change is reported once.",
     actions: [addChannel, addRule],
   });
   let channels = [];
@@ -47,8 +47,8 @@ export async function show(view) {
   function first() {
     drawn = null;
     place.replaceChildren(empty({
-      title: "Nobody is told yet",
-      text: "First add a channel: a webhook, Slack or e-mail. Then a rule that says which failures go there.",
+      title: "No alerts yet",
+      text: "First add a channel: a webhook, Slack or e-mail. Then add a rule that selects the failures to report there.",
       action: button("Add a channel", () => edit(channelForm({ signal }), "New channel"), { kind: "primary" }),
     }));
   }
@@ -99,7 +99,7 @@ export async function show(view) {
         button("Delete", () => removeRule(one), { kind: "small danger" })) },
     ],
     id: (one) => String(one.id),
-    empty: empty({ title: "No rule yet", text: "A rule says what is reported on the channels below.", action: button("Add a rule", () => edit(ruleForm({ channels, signal }), "New rule"), { kind: "primary" }) }),
+    empty: empty({ title: "No rule yet", text: "A rule reports failures, misses or silence of jobs on the channels below.", action: button("Add a rule", () => edit(ruleForm({ channels, signal }), "New rule"), { kind: "primary" }) }),
   });
 
   const channelsTable = () => table({

@@ -34,7 +34,7 @@ const DONE = {
 
 export async function show(view) {
   const { signal } = view;
-  const body = page(view, { title: "Attention", about: "Failed and quarantined jobs, entries set aside, stale tasks and results that Redis refuses. An entry goes when its cause is resolved." });
+  const body = page(view, { title: "Attention", about: "Failed and quarantined jobs, entries set aside, stale tasks and results that Redis refuses. An entry disappears when its cause is resolved." });
   const place = element("div", {});
   const summary = element("div", { class: "bar" });
   const more = button("More", () => older());

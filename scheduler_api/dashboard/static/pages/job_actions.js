@@ -63,7 +63,7 @@ function jsonOf(text, name) {
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw { field: name, detail: `This is no JSON: ${error.message}`, errors: [] };
+    throw { field: name, detail: `This is not JSON: ${error.message}`, errors: [] };
   }
 }
 
@@ -296,7 +296,7 @@ async function progress(started, signal) {
   const text = element("p", { role: "status" }, "Started …");
   const leaving = new AbortController();
   signal.addEventListener("abort", () => leaving.abort());
-  const closed = dialog({ title: "Replaying", body: [text, explain("It goes on when this is closed.")], actions: [{ text: "Close", value: null, kind: "primary" }], signal });
+  const closed = dialog({ title: "Replaying", body: [text, explain("It continues when this is closed.")], actions: [{ text: "Close", value: null, kind: "primary" }], signal });
   closed.then(() => leaving.abort());
   try {
     const result = await finished(started, leaving.signal, (now) => fill(text, `${plural(now.changed, "run")} requested again, ${plural(now.matched, "run")} looked at.`));

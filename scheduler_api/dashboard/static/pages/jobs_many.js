@@ -157,7 +157,7 @@ const FIELDS = {
     until: field({
       label: "Until",
       name: "until",
-      input: choice([["", "Somebody resumes them"], ["3600", "In 1 hour"], ["14400", "In 4 hours"], ["86400", "In 24 hours"], ["604800", "In 7 days"]]),
+      input: choice([["", "They are resumed"], ["3600", "In 1 hour"], ["14400", "In 4 hours"], ["86400", "In 24 hours"], ["604800", "In 7 days"]]),
     }),
   }),
   run: () => ({

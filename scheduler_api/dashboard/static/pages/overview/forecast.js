@@ -7,7 +7,7 @@ import { ago, count, localText, ms, plural, time } from "../../base/time.js";
 import { failed, loading } from "../../base/view.js";
 import { jobPath } from "./problems.js";
 
-const BAR_MINUTES = 5; // one bar shows the busiest of so many minutes
+const BAR_MINUTES = 5; // one bar shows the busiest of this many minutes
 const AGAIN_MS = 1000; // while a forecast is computed
 const OLD_MS = 600_000; // the server computes a new one after this time
 const NAMED = 5; // jobs of a group that have a link

@@ -95,7 +95,7 @@ export function problems(view, { onbreakers }) {
     if (dead) reasons.push(element("a", { href: "#nodes" }, `${plural(dead, "node")} died in the last hour`));
     for (const warning of ready.warnings ?? []) reasons.push(warning);
     if (!ready.ready) fill(verdict, sentence("bad", "The server cannot work", [...(ready.reasons ?? []), ...reasons]));
-    else if (alive?.length === 0) fill(verdict, sentence("bad", "No node works, so nothing fires", reasons));
+    else if (alive?.length === 0) fill(verdict, sentence("bad", "No node is alive, so no job fires", reasons));
     else if (ready.paused) fill(verdict, sentence("warn", "Everything is paused", reasons));
     else if (rows.length || targets.size) fill(verdict, sentence(rows.some((row) => row.tone === "bad") ? "bad" : "warn", "Not everything is fine", reasons));
     else if (reasons.length) fill(verdict, sentence("warn", "It works, with warnings", reasons));
