@@ -30,6 +30,7 @@ POLICY = (
 STATIC = "/ui/static/"
 IMMUTABLE = "public, max-age=31536000, immutable"
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+DOCUMENTS = (MEDIA_TYPES[".html"], MEDIA_TYPES[".svg"])
 SHELL = "index.html"
 OPEN_PATHS = re.compile(rb"/ui(?:/.*)?\Z")
 """Paths that need no API key. All of them are read with GET."""
@@ -110,11 +111,12 @@ def _answer(request: Request, name: str, caching: str = "no-cache") -> Response:
     etag = f'"{found.etag}-gzip"' if compress else f'"{found.etag}"'
     headers = {
         "Cache-Control": caching,
-        "Content-Security-Policy": POLICY,
         "ETag": etag,
         "Referrer-Policy": "no-referrer",
         "Vary": "Accept-Encoding",
     }
+    if found.media_type in DOCUMENTS:  # scripts and styles have the policy of the page that loads them
+        headers["Content-Security-Policy"] = POLICY
     if etag in (one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")):
         return Response(status_code=304, headers=headers)
     if compress:

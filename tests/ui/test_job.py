@@ -212,7 +212,7 @@ async def test_the_failed_runs_are_replayed_after_they_were_counted(pages: Pages
     await expect(page.get_by_role("table", name="History").locator("tr").filter(has_text="Replay")).to_have_count(6)
     await expect(page.get_by_role("table", name="History").get_by_text("Succeeded")).to_have_count(3)
     dialog = await choose(page, "Replay failed runs…")
-    await expect(dialog.get_by_role("status")).to_contain_text("0 runs to replay, left out: 3 run again before.")
+    await expect(dialog.get_by_role("status")).to_contain_text("0 runs to replay; 3 were replayed before.")
     await expect(dialog.get_by_role("button", name="Replay")).to_be_disabled()
 
 

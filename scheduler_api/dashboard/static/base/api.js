@@ -123,3 +123,11 @@ export function nextCursor(headers) {
 export function isAbort(error) {
   return error?.name === "AbortError";
 }
+
+/**
+ * Return a key under which a request can be repeated without a second effect, for the header Idempotency-Key.
+ * `crypto.randomUUID` exists only on pages from https or localhost.
+ */
+export function idempotencyKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (one) => one.toString(16).padStart(2, "0")).join("");
+}

@@ -101,9 +101,14 @@ export async function attempt(work, message) {
     if (text) toast(text);
     return true;
   } catch (error) {
-    if (error.name !== "AbortError") toast(error.detail ?? error.message, "bad");
+    showError(error);
     return false;
   }
+}
+
+/** Show the problem of a request as a message; nothing if the page was left. */
+export function showError(error) {
+  if (error.name !== "AbortError") toast(error.detail ?? error.message, "bad");
 }
 
 /**

@@ -83,6 +83,29 @@ export function link(path, ...children) {
   return element("a", { href: path }, ...children);
 }
 
+/**
+ * Copy a text; returns whether the browser allowed it. `navigator.clipboard` exists only on pages from https or
+ * localhost; elsewhere a selected text is copied.
+ */
+export async function copyText(text) {
+  try {
+    if (navigator.clipboard) {
+      await navigator.clipboard.writeText(text);
+      return true;
+    }
+  } catch {
+    // refused: try the other way
+  }
+  const area = element("textarea", { class: "visually-hidden", value: text, "aria-hidden": "true", tabindex: "-1" });
+  const focused = document.activeElement;
+  (document.querySelector("dialog[open]") ?? document.body).append(area); // outside an open dialog nothing can be selected
+  area.select();
+  const copied = document.execCommand("copy");
+  area.remove();
+  focused?.focus?.({ preventScroll: true });
+  return copied;
+}
+
 /** A button that copies a text. */
 export function copyButton(text, { label = "Copy" } = {}) {
   const button = element(
@@ -91,8 +114,7 @@ export function copyButton(text, { label = "Copy" } = {}) {
       class: "plain small",
       type: "button",
       onclick: async () => {
-        await navigator.clipboard.writeText(text);
-        button.textContent = "Copied";
+        button.textContent = (await copyText(text)) ? "Copied" : "Not allowed";
         setTimeout(() => (button.textContent = label), 1500);
       },
     },

@@ -1,98 +1,15 @@
 // One run with everything that was sent and answered. Used by the page of a run, and wherever a run is shown whole.
 
-import { get, path, send } from "./api.js";
 import { badge, tone } from "./badge.js";
-import { attempt, confirm, toast } from "./dialog.js";
-import { bdi, code, copyable, element, facts, fragment, link, safeLink } from "./dom.js";
+import { bdi, code, copyable, copyButton, element, facts, fragment, link, safeLink } from "./dom.js";
+import { ownerLink } from "./owner.js";
+import { runReason } from "./reasons.js";
+import { isOpen, runDuration } from "./run.js";
 import { bytes, count, duration, localText, ms, plural, time, until } from "./time.js";
 import { button, section } from "./view.js";
 
-const OPEN = new Set(["open", "retrying", "taken"]);
-const FAILED = new Set(["failed", "lost", "conflict"]);
 const LONGEST_PRETTY = 100_000; // a longer body is shown as it came
 const LONGEST_SHOWN = 20_000; // characters; more are shown on request
-
-export const REASONS = {
-  scheduled: "Scheduled",
-  manual: "Requested by hand",
-  continuation: "Continuation",
-  recovery: "Recovery after downtime",
-  backfill: "Backfill",
-  replay: "Replay",
-};
-
-/** Return whether a run has not ended. */
-export function isOpen(run) {
-  return OPEN.has(run.state);
-}
-
-/** Return whether a run can be run again from the dashboard. */
-export function canRetry(run) {
-  return !isOpen(run) && !run.job_id.startsWith("task_") && triedTarget(run.job_id) === null;
-}
-
-/** Return the id of the target that a job tries, or null. */
-export function triedTarget(jobId) {
-  return /^try_(\d{1,15})_[0-9a-f]{20}$/.exec(jobId)?.[1] ?? null;
-}
-
-/** Link to what a run belongs to: its job, schedule, task, or the target that it tries. */
-export function ownerLink(run) {
-  const target = triedTarget(run.job_id);
-  if (target) return link(`/ui/targets/${target}`, `Try of target ${target}`);
-  if (run.schedule_id !== null && run.schedule_id !== undefined) return link(`/ui/schedules/${run.schedule_id}`, bdi(run.job_id));
-  if (/^task_\d+$/.test(run.job_id)) return link(`/ui/tasks/${run.job_id}`, bdi(run.job_id));
-  return link("/ui" + path("jobs", run.job_id), bdi(run.job_id));
-}
-
-/** Return the duration of a run in milliseconds, from its first attempt to its end; null: not known. */
-export function runDuration(run) {
-  return run.started_at && run.completed_at ? ms(run.completed_at) - ms(run.started_at) : null;
-}
-
-/** Show what a run ended with in one line: its status code or its error. */
-export function answerText(run) {
-  if (run.status_code) return fragment(element("span", { class: "mono" }, String(run.status_code)));
-  if (run.error_message) return bdi(run.error_message);
-  return "–";
-}
-
-/** Cancel a run after asking; resolves to whether it was cancelled. */
-export async function cancelRun(run, { signal } = {}) {
-  const sure = await confirm({
-    title: "Cancel this run?",
-    body: "An open request is cut off, and a late answer is not accepted. The runner may still be working.",
-    action: "Cancel the run",
-    danger: true,
-  });
-  return sure && attempt(() => send("POST", path("runs", run.id, "cancel"), undefined, { signal }), "The run is cancelled.");
-}
-
-/** Run a settled run again; asks where the API requires it. Resolves to the id of the new run, or null. */
-export async function retryRun(run, { signal } = {}) {
-  const body = {};
-  for (;;) {
-    try {
-      const answer = await send("POST", path("runs", run.id, "retry"), body, { signal });
-      toast("The run was requested again.");
-      return answer.run_id;
-    } catch (problem) {
-      const next = ASKED[problem.code];
-      if (!next || next.field in body) {
-        if (problem.name !== "AbortError") toast(problem.detail ?? problem.message, "bad");
-        return null;
-      }
-      if (!(await confirm({ title: next.title, body: problem.detail, action: next.action }))) return null;
-      body[next.field] = next.value;
-    }
-  }
-}
-
-const ASKED = {
-  already_succeeded: { field: "force", value: true, title: "Run a successful run again?", action: "Run again" },
-  already_replayed: { field: "force", value: true, title: "Run it once more?", action: "Run again" },
-  definition_changed: { field: "definition", value: "current", title: "Run it with the present definition?", action: "Run with the present definition" },
-};
 
 /** Say in words why a run is in its state, and what to do next: {tone, text, next}; null: nothing to say. */
 export function explain(run) {
@@ -150,8 +67,8 @@ function summary(run) {
   return element("div", { class: "columns panel summary" },
     facts([
       ["State", fragment(badge(run.state), run.ended_by === "next_fire_time" ? " ended by the next fire time" : null)],
-      ["Belongs to", ownerLink(run)],
-      ["Reason", REASONS[run.reason] ?? run.reason],
+      ["Belongs to", ownerLink(run.job_id)],
+      ["Reason", runReason(run.reason)],
       ["Fire time", time(run.fire_time)],
       ["Replay of", run.replay_of ? link(`/ui/runs/${run.replay_of}`, code(run.replay_of)) : null],
       ["Replayed by", run.replayed_by ? link(`/ui/runs/${run.replayed_by}`, code(run.replayed_by)) : null],
@@ -263,19 +180,3 @@ export function bodyBox(text, label) {
   return element("div", { class: "stack" }, pre,
     element("div", { class: "row soft body-about" }, `${bytes(new TextEncoder().encode(text).length)}${isJson ? ", shown indented" : ""}`, element("span", { class: "row" }, all, copyButton(text))));
 }
-
-function copyButton(text) {
-  const node = button("Copy", async () => {
-    await navigator.clipboard.writeText(text);
-    node.textContent = "Copied";
-    setTimeout(() => (node.textContent = "Copy"), 1500);
-  }, { kind: "plain small" });
-  return node;
-}
-
-/** Read one run. */
-export function readRun(id, { signal } = {}) {
-  return get(path("runs", id), { signal });
-}
-
-export { FAILED };

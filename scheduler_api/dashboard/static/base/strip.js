@@ -2,6 +2,7 @@
 
 import { get, path } from "./api.js";
 import { bdi, element, fill, fragment } from "./dom.js";
+import { missReason } from "./reasons.js";
 import { count, duration, localText, ms, plural } from "./time.js";
 import { failed, loading } from "./view.js";
 
@@ -30,21 +31,6 @@ export const KINDS = {
 };
 const ORDER = Object.keys(KINDS);
 const CALM = new Set(["delivered", "planned"]);
-const WHY = {
-  overlap: "the previous run had not ended",
-  coalesced: "all nodes were busy, or the target was at its limit",
-  downtime: "no node was running",
-  paused: "paused",
-  held: "continuations went first",
-  replaced: "the trigger was changed or the job deleted",
-  quarantined: "in quarantine",
-  breaker: "the target did not answer, and calls were held back",
-  expired: "beyond the limits of its recovery",
-  recovery: "to be caught up",
-  backfill: "to be run by a backfill",
-  replay: "to be run again",
-};
-
 /** The windows that can be chosen: cells are nice lengths of time, fewer on a phone. `rows`: possible
  * numbers of rows; `high`: the most rows for marks that are shorter than cells. */
 const WINDOWS = {
@@ -75,7 +61,7 @@ function words(cell) {
       if (counts[kind]) lines.push(`${cell.exact ? "" : "at least "}${counts[kind] > 1 || !cell.exact ? `${count(counts[kind])} × ` : ""}${KINDS[kind][2]}${suffix}`);
     }
   }
-  for (const [reason, number] of Object.entries(cell.reasons)) lines.push(`${number > 1 ? `${count(number)} × ` : ""}${WHY[reason] ?? reason}`);
+  for (const [reason, number] of Object.entries(cell.reasons)) lines.push(`${number > 1 ? `${count(number)} × ` : ""}${missReason(reason)}`);
   const { run } = cell;
   if (run) {
     if (run.late_ms > 1000) lines.push(`${duration(run.late_ms)} late`);

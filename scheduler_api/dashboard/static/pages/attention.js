@@ -2,12 +2,15 @@
 
 import { get, send } from "../base/api.js";
 import { badge } from "../base/badge.js";
-import { attempt, confirm, forEach, toast } from "../base/dialog.js";
-import { bdi, element, fragment, link } from "../base/dom.js";
+import { attempt, confirm } from "../base/dialog.js";
+import { bdi, element, fill, fragment, link } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
+import { jobPath } from "../base/owner.js";
+import { pagedList } from "../base/paged_list.js";
+import { actOnEach, selectionBar } from "../base/selection.js";
 import { table } from "../base/table.js";
 import { ago, count, plural } from "../base/time.js";
-import { button, empty, failed, page } from "../base/view.js";
+import { button, empty, page } from "../base/view.js";
 
 export const styles = ["runs.css"];
 
@@ -35,76 +38,47 @@ const DONE = {
 export async function show(view) {
   const { signal } = view;
   const body = page(view, { title: "Attention", about: "Failed and quarantined jobs, entries set aside, stale tasks and results that Redis refuses. An entry disappears when its cause is resolved." });
-  const place = element("div", {});
-  const summary = element("div", { class: "bar" });
-  const more = button("More", () => older());
-  const foot = element("div", { class: "bar", hidden: true }, more);
-  body.append(element("div", { class: "stack" }, summary, place, foot));
-  let entries = [];
-  let cursor = null;
+  const about = element("p", { class: "soft", role: "status" });
+  const bar = selectionBar("Selected entries");
   let total = 0;
   let dropped = 0;
-  let pages = 1;
-  let reads = 0;
+  const list = pagedList({ read, table: build, more: "More entries", shown: () => {
+    fill(about, total ? plural(total, "entry", "entries") : "", dropped ? ` (${count(dropped)} more are not listed)` : "");
+    about.hidden = !total;
+    drawBar(list.table().selected());
+  } });
+  body.append(element("div", { class: "stack" }, about, list.node, bar.node));
 
-  const list = table({
-    label: "What needs attention",
-    columns: [
-      { key: "reason", title: "Reason", render: (entry) => badge(entry.reason, { title: KINDS[entry.kind] }) },
-      { key: "job", title: "Job or task", phone: "title", render: (entry) => bdi(entry.job_id) },
-      { key: "detail", title: "What happened", render: (entry) => element("span", { class: "stack tight" }, element("span", { class: "cell-detail" }, entry.run_id ? link(`/ui/runs/${entry.run_id}`, bdi(entry.detail || "Show the run")) : bdi(entry.detail || "–")), labels(entry)) },
-      { key: "since", title: "Since", render: (entry) => ago(entry.since) },
-      { key: "actions", title: "Actions", bare: true, align: "right", render: (entry) => actions(entry) },
-    ],
-    rowLink: (entry) => ownerPath(entry),
-    select: (ids) => drawSummary(ids),
-    empty: empty({ title: "Nothing needs attention", text: "Failed jobs, quarantined jobs and stale tasks are listed here with what resolves them." }),
-  });
+  async function read(cursor) {
+    const answer = await get("/attention", { query: { limit: PAGE, cursor }, signal });
+    ({ total, dropped } = answer);
+    return { rows: answer.entries, next: answer.next };
+  }
 
-  const read = (from) => get("/attention", { query: { limit: PAGE, cursor: from }, signal });
-  const refresh = async () => {
-    const mine = ++reads;
-    try {
-      const found = [];
-      let next = null;
-      for (let index = 0; index < pages; index++) {
-        const answer = await read(next);
-        if (mine !== reads) return;
-        ({ total, dropped } = answer);
-        found.push(...answer.entries);
-        next = answer.next;
-        if (!next) break;
-      }
-      entries = found;
-      cursor = next;
-      if (!list.node.isConnected) place.replaceChildren(list.node);
-      list.update(entries);
-      drawSummary(list.selected());
-    } catch (error) {
-      if (error.name !== "AbortError" && !list.node.isConnected) place.replaceChildren(failed(error, refresh));
-    }
-  };
-  const older = async () => {
-    pages++;
-    more.disabled = true;
-    await refresh();
-    more.disabled = false;
-  };
+  function build() {
+    return table({
+      label: "What needs attention",
+      columns: [
+        { key: "reason", title: "Reason", render: (entry) => badge(entry.reason, { title: KINDS[entry.kind] }) },
+        { key: "job", title: "Job or task", phone: "title", render: (entry) => bdi(entry.job_id) },
+        { key: "detail", title: "What happened", render: (entry) => element("span", { class: "stack tight" }, element("span", { class: "cell-detail" }, entry.run_id ? link(`/ui/runs/${entry.run_id}`, bdi(entry.detail || "Show the run")) : bdi(entry.detail || "–")), labels(entry)) },
+        { key: "since", title: "Since", render: (entry) => ago(entry.since) },
+        { key: "actions", title: "Actions", bare: true, align: "right", render: (entry) => actions(entry) },
+      ],
+      rowLink: (entry) => jobPath(entry.job_id),
+      select: (ids) => drawBar(ids),
+      empty: empty({ title: "Nothing needs attention", text: "Failed jobs, quarantined jobs and stale tasks are listed here with what resolves them." }),
+    });
+  }
 
-  function drawSummary(ids) {
-    foot.hidden = cursor === null;
-    const chosen = entries.filter((entry) => ids.has(entry.id));
+  function drawBar(ids) {
+    const chosen = list.rows().filter((entry) => ids.has(entry.id));
+    if (!chosen.length) return bar.hide();
     const usual = chosen.filter((entry) => entry.actions[0].name !== "dismiss" && entry.actions[0].name !== "delete");
-    summary.replaceChildren(
-      element("span", { role: "status" }, chosen.length ? `${plural(chosen.length, "entry", "entries")} selected` : total ? fragment(`${plural(total, "entry", "entries")} `, dropped ? element("span", { class: "soft" }, `(${count(dropped)} more are not listed)`) : "") : ""),
-      ...(chosen.length
-        ? [
-            usual.length ? button(`Resolve ${count(usual.length)}`, () => many(usual, "Resolve", (entry) => entry.actions[0]), { kind: "primary small", title: "Do the usual action of each entry: run again, resume, retry" }) : "",
-            button(`Dismiss ${count(chosen.length)}`, () => many(chosen, "Dismiss", (entry) => entry.actions.find((one) => one.name === "dismiss")), { kind: "small" }),
-            button("Clear", () => list.clearSelection(), { kind: "plain small" }),
-          ]
-        : []),
-    );
+    bar.show(`${plural(chosen.length, "entry", "entries")} selected`, [
+      usual.length ? button(`Resolve ${count(usual.length)}`, () => many(usual, "Resolve", (entry) => entry.actions[0]), { title: "Do the usual action of each entry: run again, resume, retry" }) : null,
+      button(`Dismiss ${count(chosen.length)}`, () => many(chosen, "Dismiss", (entry) => entry.actions.find((one) => one.name === "dismiss"))),
+    ], () => list.table()?.clearSelection());
   }
 
   async function many(chosen, verb, actionOf) {
@@ -112,12 +86,9 @@ export async function show(view) {
     const counts = new Map();
     for (const [, action] of items) counts.set(WORDS[action.name], (counts.get(WORDS[action.name]) ?? 0) + 1);
     const what = [...counts].map(([word, number]) => `${word}: ${count(number)}`).join(", ");
-    if (!(await confirm({ title: `${verb} ${plural(items.length, "entry", "entries")}?`, body: what, action: `${verb} ${count(items.length)}` }))) return;
-    const { done, problems } = await forEach({ title: verb, items, work: ([, action]) => send(action.method, action.path, undefined, { signal }) });
-    if (problems.length) toast(`${count(done)} done, ${count(problems.length)} not: ${problems[0][1].detail ?? problems[0][1].message}`, "bad");
-    else toast(`${plural(done, "entry", "entries")} done.`);
-    list.clearSelection();
-    refresh();
+    if (!(await actOnEach({ verb, items, noun: "entry", nouns: "entries", about: what, work: ([, action]) => send(action.method, action.path, undefined, { signal }) }))) return;
+    list.table()?.clearSelection();
+    list.refresh();
   }
 
   function actions(entry) {
@@ -130,14 +101,14 @@ export async function show(view) {
       const sure = await confirm({ title: "Delete it?", body: fragment(bdi(entry.job_id), " is deleted with what waits for it. Its history stays until it is trimmed."), action: "Delete", danger: true });
       if (!sure) return;
     }
-    if (await attempt(() => send(action.method, action.path, undefined, { signal }), DONE[action.name] ?? "Done.")) refresh();
+    if (await attempt(() => send(action.method, action.path, undefined, { signal }), DONE[action.name] ?? "Done.")) list.refresh();
   }
 
-  await refresh();
-  const soon = throttle(refresh, REFRESH_MS, { signal });
+  await list.refresh();
+  const soon = throttle(list.refresh, REFRESH_MS, { signal });
   listen({ types: ["run.settled", "job.changed", "job.deleted", "job.health_changed"] }, (event) => {
     // A success of a healthy job changes nothing here.
-    if (event.type === "run.settled" && event.state === "succeeded" && !entries.some((one) => one.job_id === event.job_id)) return;
+    if (event.type === "run.settled" && event.state === "succeeded" && !list.rows().some((one) => one.job_id === event.job_id)) return;
     soon();
   }, { signal });
 }
@@ -148,12 +119,6 @@ const KINDS = {
   task: "A one-off task whose calls all failed",
   settlement: "Redis refuses to store how a run ended",
 };
-
-function ownerPath(entry) {
-  if (entry.kind === "task") return `/ui/tasks/${encodeURIComponent(entry.job_id)}`;
-  const schedule = /^schedule_(\d+)$/.exec(entry.job_id);
-  return schedule ? `/ui/schedules/${schedule[1]}` : `/ui/jobs/${encodeURIComponent(entry.job_id)}`;
-}
 
 function labels(entry) {
   const found = Object.entries(entry.labels);

@@ -3,11 +3,13 @@
 import { get, isAbort, path } from "../base/api.js";
 import { badge } from "../base/badge.js";
 import { bars, lines } from "../base/chart.js";
-import { toast } from "../base/dialog.js";
+import { showError, toast } from "../base/dialog.js";
 import { bdi, code, element, fill, fragment, link } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
 import { menu } from "../base/menu.js";
-import { REASONS, retryRun, triedTarget } from "../base/run_detail.js";
+import { jobPath } from "../base/owner.js";
+import { missReason, runReason } from "../base/reasons.js";
+import { cancelRun, FAILED_STATES, isOpen, retryRun } from "../base/run.js";
 import { strip } from "../base/strip.js";
 import { table } from "../base/table.js";
 import { count, duration, localText, ms, percent, plural, time, until } from "../base/time.js";
@@ -24,14 +26,13 @@ const POLL_MS = 15_000; // time goes on without events: planned fire times pass,
 const HISTORY = innerWidth < 760 ? 10 : 25;
 const SHORT_MS = 2000; // a run that is open for less is shown by the status alone, so that the page stays calm
 const CHARTED = 60;
-const FAILED = ["failed", "lost", "conflict"];
 const LONGEST_PAYLOAD = 200;
 
 export async function show(view) {
   const { signal } = view;
   const id = view.params.id;
-  const elsewhere = pageOf(id);
-  if (elsewhere) return view.go(elsewhere, { replace: true });
+  const own = jobPath(id); // a schedule, a task and the try of a target are shown elsewhere
+  if (!own.startsWith("/ui/jobs/")) return view.go(own, { replace: true });
   const parts = { badges: element("span", { class: "row" }), words: element("p", { class: "job-words" }), state: element("div", { class: "job-state" }), next: element("div", {}), facts: element("div", {}), payload: element("div", {}), numbers: element("div", { class: "numbers-line" }), charts: element("div", { class: "columns" }), pending: element("div", { class: "stack" }) };
   const actions = element("div", { class: "page-actions" });
   const drawing = new Map(); // part -> the data that it shows, as text
@@ -74,7 +75,7 @@ export async function show(view) {
     job = found;
     fires = rows.jobs[0]?.fires ?? "";
     const young = (since) => since && Date.now() - ms(since) < SHORT_MS;
-    open = running.filter((run) => ["open", "retrying", "taken"].includes(run.state) && !(run.state === "open" && young(run.started_at ?? run.fire_time)));
+    open = running.filter((run) => isOpen(run) && !(run.state === "open" && young(run.started_at ?? run.fire_time)));
     if (job.open_run?.state === "open" && young(job.open_run.claimed_at)) {
       job.open_run = null;
       clearTimeout(again);
@@ -162,15 +163,6 @@ export async function show(view) {
     e: { text: "Edit the job", run: () => view.go(`/ui${path("jobs", id, "edit")}`) },
   });
   await Promise.all([marks.refresh(), refreshRuns(), quietly(readHealth)]);
-}
-
-/** Return the page on which an id of another kind is shown, or null. */
-function pageOf(id) {
-  const schedule = /^schedule_(\d+)$/.exec(id);
-  if (schedule) return `/ui/schedules/${schedule[1]}`;
-  if (/^task_\d+$/.test(id)) return `/ui/tasks/${id}`;
-  const target = triedTarget(id);
-  return target ? `/ui/targets/${target}` : null;
 }
 
 function gone(body) {
@@ -325,7 +317,7 @@ function history(view, id, does) {
       foot.hidden = following === null;
       list.update(rows);
     } catch (problem) {
-      if (!isAbort(problem)) toast(problem.detail ?? problem.message, "bad");
+      showError(problem);
     } finally {
       more.disabled = false;
     }
@@ -346,8 +338,8 @@ function columns(does) {
     { key: "took", title: "Duration", align: "right", render: (row) => (isRun(row) ? duration(row.started_at && row.ended_at ? ms(row.ended_at) - ms(row.started_at) : null) : "") },
     { key: "attempts", title: "Attempts", align: "right", phone: "hide", render: (row) => (isRun(row) ? count(row.attempt) : "") },
     { key: "why", title: "Answer or reason", render: (row) => element("span", { class: "cell-detail" }, isRun(row) ? answer(row) : missed(row)) },
-    { key: "reason", title: "Started by", phone: "hide", render: (row) => (isRun(row) ? element("span", { class: "soft nowrap" }, REASONS[row.reason] ?? row.reason) : "") },
-    { key: "actions", title: "Actions", bare: true, align: "right", render: (row) => element("span", { class: "row-actions" }, isRun(row) && row.replayed_by ? link("/ui" + path("runs", row.replayed_by), "Replayed") : isRun(row) && FAILED.includes(row.state) ? button("Run again", () => does.retry(row.id), { kind: "small" }) : null) },
+    { key: "reason", title: "Started by", phone: "hide", render: (row) => (isRun(row) ? element("span", { class: "soft nowrap" }, runReason(row.reason)) : "") },
+    { key: "actions", title: "Actions", bare: true, align: "right", render: (row) => element("span", { class: "row-actions" }, isRun(row) && row.replayed_by ? link("/ui" + path("runs", row.replayed_by), "Replayed") : isRun(row) && FAILED_STATES.includes(row.state) ? button("Run again", () => does.retry(row.id), { kind: "small" }) : null) },
   ];
 }
 
@@ -356,30 +348,17 @@ function answer(run) {
   return fragment(run.status_code ? element("span", { class: "mono" }, `${run.status_code} `) : null, bdi(run.state === "succeeded" ? "" : run.message || last?.message || ""));
 }
 
-const MISSED = {
-  overlap: "The previous run had not ended",
-  coalesced: "All nodes were busy, or the target was at its limit",
-  downtime: "No node was running",
-  paused: "Paused",
-  held: "Continuations went first",
-  replaced: "The trigger was changed or the job deleted",
-  quarantined: "In quarantine",
-  breaker: "The target did not answer, and calls were held back",
-  expired: "Beyond the limits of the recovery",
-  due: "Due, not decided yet",
-  recovery: "Still to be caught up",
-};
-
 function missed(row) {
   const number = row.count === null ? "several fire times: " : row.count > 1 ? `${plural(row.count, "fire time")}: ` : "";
-  return `${number}${MISSED[row.reason] ?? row.reason}`;
+  const why = missReason(row.reason);
+  return number ? `${number}${why}` : why.charAt(0).toUpperCase() + why.slice(1);
 }
 
 /** Pending runs and replays. */
 function pending(job, does) {
   const lists = [];
   if (job.replays.length) {
-    lists.push(element("ul", { class: "stack" }, job.replays.map((one) => element("li", { class: "row" }, badge("waiting", { text: REASONS[one.reason] ?? one.reason }),
+    lists.push(element("ul", { class: "stack" }, job.replays.map((one) => element("li", { class: "row" }, badge("waiting", { text: runReason(one.reason) }),
       element("span", {}, `${plural(one.left, "run")} left, from `, time(one.next), " to ", time(one.last))))));
   }
   if (job.pending.length) {
@@ -389,7 +368,7 @@ function pending(job, does) {
       columns: [
         { key: "when", title: "Not before", phone: "title", render: (row) => fragment(time(row.not_before), " ", element("span", { class: "soft" }, until(row.not_before))) },
         { key: "state", title: "State", render: (row) => (row.failed === null ? badge("waiting") : badge("set_aside")) },
-        { key: "reason", title: "Reason", render: (row) => (row.failed === null ? REASONS[row.reason] ?? row.reason : bdi(row.failed)) },
+        { key: "reason", title: "Reason", render: (row) => (row.failed === null ? runReason(row.reason) : bdi(row.failed)) },
         { key: "attempts", title: "Attempts", align: "right", phone: "hide", render: (row) => count(row.attempts) },
         { key: "payload", title: "Payload", phone: "hide", render: (row) => (row.payload === undefined ? element("span", { class: "soft" }, "that of the job") : code(JSON.stringify(row.payload).slice(0, LONGEST_PAYLOAD))) },
         { key: "actions", title: "Actions", bare: true, align: "right", render: (row) => (row.failed === null
@@ -403,6 +382,5 @@ function pending(job, does) {
 }
 
 async function cancel(row, does) {
-  const { cancelRun } = await import("../base/run_detail.js");
   if (await cancelRun({ id: row.run_id }, { signal: does.signal })) does.refresh();
 }

@@ -1,29 +1,14 @@
 // The dialogs of a job's page: what is asked before something is done.
 
-import { get, isAbort, path, send } from "../base/api.js";
-import { dialog, toast } from "../base/dialog.js";
-import { bdi, element, fill } from "../base/dom.js";
+import { get, idempotencyKey, isAbort, path, send } from "../base/api.js";
+import { attempt, dialog, showError, toast } from "../base/dialog.js";
+import { bdi, copyText, element, fill } from "../base/dom.js";
 import { clearProblems, field, input, select, showProblem } from "../base/form.js";
+import { ended, leftOut } from "../base/operation.js";
+import { FAILED_STATES } from "../base/run.js";
 import { count, localInput, localText, plural } from "../base/time.js";
 
-const POLL_MS = 500;
 const LONGEST_SHOWN = 20_000; // characters of a definition that are shown at once
-const FAILED = ["failed", "lost", "conflict"];
-const SKIPPED = {
-  already_replayed: "run again before",
-  already_succeeded: "succeeded",
-  definition_changed: "of an earlier definition",
-  record_trimmed: "no longer kept",
-  paused: "of a paused job",
-  quarantined: "of a quarantined job",
-  gone: "of a deleted job",
-  schedule: "of a schedule",
-};
-
-/** Return a key under which a request can be repeated without a second effect. */
-export function idempotencyKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (one) => one.toString(16).padStart(2, "0")).join("");
-}
 
 /**
  * Show a form in a dialog; the request is sent when its button is pressed. The dialog stays while the API refuses it.
@@ -76,11 +61,6 @@ function instantOf(control, name) {
 
 function instantInput(at) {
   return input({ type: "datetime-local", value: localInput(at) });
-}
-
-/** Say which runs were left out and why: ", left out: 3 succeeded"; "" if none was. */
-function leftOut(left) {
-  return left.length ? `, left out: ${left.map(([why, many]) => `${count(many)} ${SKIPPED[why] ?? why}`).join(", ")}` : "";
 }
 
 /** Start a run now. */
@@ -160,16 +140,11 @@ function tomorrow() {
 }
 
 /** Resume a job; says what comes next. */
-export async function resume(job, { signal }) {
-  try {
-    const answer = await send("POST", path("jobs", job.id, "resume"), undefined, { signal });
+export function resume(job, { signal }) {
+  return attempt(() => send("POST", path("jobs", job.id, "resume"), undefined, { signal }), (answer) => {
     const next = answer.next_fire_times?.[0];
-    toast(next ? `Resumed. It fires next at ${localText(next)}; nothing is caught up.` : "Resumed. It has no further fire time.");
-    return true;
-  } catch (problem) {
-    if (!isAbort(problem)) toast(problem.detail ?? problem.message, "bad");
-    return false;
-  }
+    return next ? `Resumed. It fires next at ${localText(next)}; nothing is caught up.` : "Resumed. It has no further fire time.";
+  });
 }
 
 /** Delete a job. Its id must be typed unless it is paused or completed. */
@@ -231,7 +206,7 @@ export async function replayFailed(job, { signal }) {
   let number = null;
   let latest = 0;
   const bodyOf = () => ({
-    select: { job: job.id, state: FAILED, from: instantOf(from.input, "from"), to: instantOf(to.input, "to") },
+    select: { job: job.id, state: FAILED_STATES, from: instantOf(from.input, "from"), to: instantOf(to.input, "to") },
     ...(current.input.checked ? { definition: "current" } : {}),
   });
   const answer = await ask({
@@ -249,12 +224,14 @@ export async function replayFailed(job, { signal }) {
         go.disabled = true;
         fill(counted, "Counting …");
         try {
-          const found = await finished(await send("POST", "/runs:replay", { ...bodyOf(), dry_run: true }, { signal: counting.signal }), counting.signal, (now) => fill(counted, `Counting … ${count(now.matched)} so far`));
+          const found = await ended(await send("POST", "/runs:replay", { ...bodyOf(), dry_run: true }, { signal: counting.signal }), {
+            signal: counting.signal,
+            shown: (now) => fill(counted, `Counting … ${count(now.matched)} so far`),
+          });
           if (mine !== latest) return;
           number = found.changed;
           clearProblems(form);
-          const left = Object.entries(found.skipped);
-          fill(counted, element("p", {}, element("strong", {}, plural(number, "run")), " to replay", leftOut(left), "."));
+          fill(counted, element("p", {}, element("strong", {}, plural(number, "run")), ` to replay${others(found.skipped)}.`));
           go.textContent = number ? `Replay ${plural(number, "run")}` : "Replay";
           go.disabled = !number;
         } catch (problem) {
@@ -275,20 +252,14 @@ export async function replayFailed(job, { signal }) {
   return true;
 }
 
-function said(result) {
-  const left = Object.entries(result.skipped ?? {});
-  toast(`${plural(result.changed, "run")} requested again${leftOut(left)}.`, result.failed ? "bad" : "ok");
+/** Say which runs are left out and why: "; 3 succeeded meanwhile"; "" if none is. */
+function others(skipped) {
+  const words = leftOut("replay", skipped);
+  return words.length ? `; ${words.join(", ")}` : "";
 }
 
-/** Wait until an operation has ended; `shown` gets its counts meanwhile. Returns its counts. */
-async function finished(result, signal, shown) {
-  while (result.matched === undefined || (result.state && result.ended_at === null)) {
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    if (signal.aborted) throw new DOMException("left", "AbortError");
-    result = await get(path("operations", result.operation ?? result.id), { signal });
-    shown(result);
-  }
-  return result;
+function said(result) {
+  toast(`${plural(result.changed, "run")} requested again${others(result.skipped)}.`, result.failed ? "bad" : "ok");
 }
 
 /** Show the progress of an operation until it ends or the dialog is closed. */
@@ -299,24 +270,17 @@ async function progress(started, signal) {
   const closed = dialog({ title: "Replaying", body: [text, explain("It continues when this is closed.")], actions: [{ text: "Close", value: null, kind: "primary" }], signal });
   closed.then(() => leaving.abort());
   try {
-    const result = await finished(started, leaving.signal, (now) => fill(text, `${plural(now.changed, "run")} requested again, ${plural(now.matched, "run")} looked at.`));
+    const result = await ended(started, { signal: leaving.signal, shown: (now) => fill(text, `${plural(now.changed, "run")} requested again, ${plural(now.matched, "run")} looked at.`) });
     text.closest("dialog")?.close();
     said(result);
   } catch (problem) {
-    if (!isAbort(problem)) toast(problem.detail ?? problem.message, "bad");
+    showError(problem);
   }
 }
 
 /** Revive a pending run that was set aside. */
-export async function revive(job, entry, { signal }) {
-  try {
-    await send("POST", path("jobs", job.id, "pending", entry.run_id, "revive"), undefined, { signal });
-    toast("The run waits again. It starts when the job is free.");
-    return true;
-  } catch (problem) {
-    if (!isAbort(problem)) toast(problem.detail ?? problem.message, "bad");
-    return false;
-  }
+export function revive(job, entry, { signal }) {
+  return attempt(() => send("POST", path("jobs", job.id, "pending", entry.run_id, "revive"), undefined, { signal }), "The run waits again. It starts when the job is free.");
 }
 
 function quoted(text) {
@@ -329,7 +293,7 @@ export async function showDefinition(job, { signal, curl = false }) {
   try {
     found = await get(path("jobs", job.id), { query: { view: "definition" }, signal });
   } catch (problem) {
-    if (!isAbort(problem)) toast(problem.detail ?? problem.message, "bad");
+    showError(problem);
     return;
   }
   const keyed = document.getElementById("account")?.hasChildNodes();
@@ -347,11 +311,6 @@ export async function showDefinition(job, { signal, curl = false }) {
     signal,
   });
   if (!copied) return;
-  try {
-    await navigator.clipboard.writeText(text);
-    toast("Copied.");
-  } catch {
-    toast("The browser does not allow copying here: select the text instead.", "bad");
-  }
+  if (await copyText(text)) toast("Copied.");
+  else toast("The browser does not allow copying here: select the text instead.", "bad");
 }
-

@@ -5,6 +5,7 @@ import { confirm, dialog, toast } from "../base/dialog.js";
 import { bdi, copyButton, element, fill, fragment } from "../base/dom.js";
 import { fieldOf, setProblem } from "../base/form.js";
 import { joined, members } from "../base/json.js";
+import { jobPath } from "../base/owner.js";
 import { plural } from "../base/time.js";
 import { button, page } from "../base/view.js";
 import { changesList, curlLine, mergeChanges, showConflict } from "./job_changes.js";
@@ -304,10 +305,6 @@ async function read(id, signal) {
   if (id === null) return { definition: new Map(), etag: null };
   const { text, headers } = await getWithHeaders(path("jobs", id), { query: { view: "definition" }, signal });
   return { definition: members(text), etag: headers.get("ETag") };
-}
-
-function jobPath(id) {
-  return `/ui/jobs/${encodeURIComponent(id)}`;
 }
 
 function idOf(definition) {

@@ -1,9 +1,9 @@
 // The parts of the job form that say what is sent and where: endpoint or target, body, credentials, signature.
 
-import { get } from "../base/api.js";
 import { element, fill } from "../base/dom.js";
 import { field, input, select, setProblem } from "../base/form.js";
 import { formatted } from "../base/json.js";
+import { suggestTargets } from "../base/suggest.js";
 import { MASK, mapOf, part, titled, valueOf } from "./job_controls.js";
 
 const SECRETS = new Set(["password", "token", "value", "client_secret"]);
@@ -15,7 +15,7 @@ export function requestPart(schema, signal) {
   const names = element("datalist", { id: "form-targets" });
   const kind = select([["endpoint", "A URL"], ["target", "A named target"]], { "aria-label": "Send to", onchange: () => sync() });
   const endpoint = field({ label: "Endpoint", name: "endpoint", input: input({ type: "url", placeholder: "https://runner.example/path", inputmode: "url" }) });
-  const target = field({ label: "Target", name: "target", input: input({ list: names.id, onfocus: () => suggest(names, signal) }), hint: "Its URL, method, headers, body and credentials apply unless the job has its own." });
+  const target = field({ label: "Target", name: "target", input: input({ list: names.id, onfocus: () => suggestTargets(names, signal) }), hint: "Its URL, method, headers, body and credentials apply unless the job has its own." });
   const method = field({ label: "Method", name: "method", input: select([]) });
   const choices = schema.method.anyOf.find((one) => one.enum).enum;
   const node = element("div", { class: "grid request" }, field({ label: "Send to", name: "send-to", input: kind }), method, endpoint, target, names);
@@ -43,17 +43,6 @@ export function requestPart(schema, signal) {
       method: method.input.value || undefined,
     }),
   });
-}
-
-async function suggest(place, signal) {
-  if (place.dataset.loaded) return;
-  place.dataset.loaded = "yes";
-  try {
-    const targets = await get("/targets", { signal });
-    fill(place, (targets.targets ?? targets).map((one) => element("option", { value: one.name })));
-  } catch {
-    delete place.dataset.loaded; // suggestions are a help only
-  }
 }
 
 /** What is sent: JSON, text with a content type, or nothing. */

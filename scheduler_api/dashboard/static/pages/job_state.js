@@ -2,17 +2,10 @@
 
 import { path } from "../base/api.js";
 import { bdi, element, fragment, link } from "../base/dom.js";
-import { cancelRun } from "../base/run_detail.js";
+import { holdReason } from "../base/reasons.js";
+import { cancelRun } from "../base/run.js";
 import { ago, count, plural, time, until } from "../base/time.js";
 import { button } from "../base/view.js";
-
-const HOLDS = {
-  limit: "its target has reached its limit of open requests",
-  rate: "its target has reached its rate limit",
-  breaker: "its target does not answer, so only probes are sent",
-  slots: "all slots of the nodes are in use",
-  suspect: "several nodes died while they executed it; it waits for its next trial",
-};
 
 /**
  * List what is to be said about the state of a job.
@@ -107,6 +100,6 @@ function lastError(run) {
 
 function heldBack(hold) {
   if (!hold) return null;
-  return callout("warn", fragment(element("strong", {}, "Held back"), hold.since ? fragment(" since ", time(hold.since), " (", ago(hold.since), ")") : null, ": ", HOLDS[hold.reason] ?? hold.reason,
+  return callout("warn", fragment(element("strong", {}, "Held back"), hold.since ? fragment(" since ", time(hold.since), " (", ago(hold.since), ")") : null, ": ", holdReason(hold.reason),
     hold.target ? fragment(" (", bdi(hold.target), ")") : null, hold.until ? fragment(". It is tried again ", until(hold.until)) : null, "."));
 }

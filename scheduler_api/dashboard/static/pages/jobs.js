@@ -1,15 +1,17 @@
 // The list of jobs: search, filters, order, pages, live rows, and actions on one job or on many.
 
 import { get, isAbort, path, send } from "../base/api.js";
-import { toast } from "../base/dialog.js";
+import { showError, toast } from "../base/dialog.js";
 import { element, fill, link } from "../base/dom.js";
 import { clearProblems, showProblem } from "../base/form.js";
 import { listen, throttle } from "../base/live.js";
+import { jobPath } from "../base/owner.js";
+import { selectionBar } from "../base/selection.js";
 import { table } from "../base/table.js";
 import { count, plural } from "../base/time.js";
 import { button, empty, failed, loading, page } from "../base/view.js";
 import { conditions, filters, order } from "./jobs_filter.js";
-import { columns, jobPath } from "./jobs_rows.js";
+import { columns } from "./jobs_rows.js";
 
 export const styles = ["jobs.css"];
 
@@ -37,10 +39,10 @@ export async function show(view) {
   let list;
   const stale = new Set();
   const bar = filters(view, () => reload(), () => rows);
-  const many = element("div", { class: "many" });
+  const many = selectionBar("Selected jobs");
   const place = element("div", { class: "job-list" });
   const foot = element("div", { class: "list-foot", role: "status" });
-  body.append(bar.node, element("div", { class: "stack" }, place, many, foot));
+  body.append(bar.node, element("div", { class: "stack" }, place, many.node, foot));
   view.signal.addEventListener("abort", () => {
     loadingNow.abort();
     watching.abort();
@@ -92,7 +94,7 @@ export async function show(view) {
         draw();
       }
     } catch (error) {
-      if (!isAbort(error)) toast(error.detail ?? error.message, "bad");
+      showError(error);
     }
   }
 
@@ -193,15 +195,14 @@ export async function show(view) {
   }
 
   function choose(ids) {
-    if (!ids.size) return fill(many);
+    if (!ids.size) return many.hide();
     const open = (verb) => () => openMany({ ids: [...ids], verb });
-    fill(many, element("div", { class: "many-bar", role: "region", "aria-label": "Selected jobs" },
-      element("strong", {}, `${count(ids.size)} selected`),
+    many.show(`${count(ids.size)} selected`, [
       button("Run now …", open("run")), button("Pause …", open("pause")), button("Resume …", open("resume")),
       button("Labels …", open("label")), button("Delete …", open("delete"), { kind: "danger" }),
       element("span", { class: "push" }),
       next || ids.size < rows.length ? button("All that match …", () => openMany({ all: true }), { kind: "plain" }) : null,
-      button("Clear", () => list.clearSelection(), { kind: "plain" })));
+    ], () => list.clearSelection());
   }
 
   async function openMany({ ids, verb }) {

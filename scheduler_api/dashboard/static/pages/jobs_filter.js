@@ -4,6 +4,7 @@ import { get } from "../base/api.js";
 import { label as word } from "../base/badge.js";
 import { bdi, element, fill } from "../base/dom.js";
 import { field, input, select } from "../base/form.js";
+import { suggestTargets } from "../base/suggest.js";
 import { localInput, localText } from "../base/time.js";
 
 const HEALTH = ["ok", "failing", "never_succeeded", "late", "stuck", "unknown"];
@@ -192,16 +193,5 @@ async function suggestLabels(place, rows, signal) {
     fill(place, options.map(([value, jobs]) => element("option", { value }, `${value} (${jobs})`)), [...shown].map((one) => element("option", { value: one })));
   } catch {
     delete place.dataset.loaded; // suggestions are a help only: those of the page remain
-  }
-}
-
-async function suggestTargets(place, signal) {
-  if (place.dataset.loaded) return;
-  place.dataset.loaded = "yes";
-  try {
-    const targets = await get("/targets", { signal });
-    fill(place, (targets.targets ?? targets).map((one) => element("option", { value: one.name })));
-  } catch {
-    delete place.dataset.loaded;
   }
 }

@@ -1,13 +1,13 @@
 // The dialog that acts on many jobs: it counts first, then starts an operation.
 
-import { get, isAbort, path, send } from "../base/api.js";
-import { dialog, toast } from "../base/dialog.js";
+import { isAbort, send } from "../base/api.js";
+import { dialog, showError, toast } from "../base/dialog.js";
 import { bdi, element, fill } from "../base/dom.js";
 import { field, input, select as choice, setProblem } from "../base/form.js";
+import { ended, leftOut } from "../base/operation.js";
 import { count, localText, plural } from "../base/time.js";
 import { inWords } from "./jobs_filter.js";
 
-const POLL_MS = 500;
 export const VERBS = {
   run: { text: "Run now", done: "started", doing: "Starting" },
   pause: { text: "Pause", done: "paused", doing: "Pausing" },
@@ -16,37 +16,10 @@ export const VERBS = {
   delete: { text: "Delete", done: "deleted", doing: "Deleting", danger: true },
   replay: { text: "Replay", done: "requested again", doing: "Replaying" },
 };
-const WHY = {
-  schedule: "are schedules, which are changed on their own page",
-  run_not_settled: "have a run that is not settled",
-  not_due: "are not due yet",
-  too_soon: "ran too recently (min_interval_seconds)",
-  gone: "are deleted meanwhile",
-  paused: "are paused",
-  quarantined: "are quarantined",
-  already_replayed: "were replayed before",
-  already_succeeded: "succeeded meanwhile",
-  definition_changed: "belong to a definition that was changed since",
-  record_trimmed: "have no record any more",
-};
-const UNCHANGED = {
-  pause: "are already paused",
-  resume: "are neither paused nor quarantined",
-  label: "have these labels already",
-};
-
 /** Name what an operation does: "Pause jobs", "Run jobs now", "Count: Delete jobs". */
 export function operationTitle({ verb, dry_run: counts }) {
   const name = verb === "run" ? "Run jobs now" : `${VERBS[verb].text} ${verb === "replay" ? "runs" : "jobs"}`;
   return counts ? `Count: ${name}` : name;
-}
-
-/** Say how many were skipped and why: ["3 are already paused", ...]. */
-export function skippedWords(verb, skipped) {
-  return Object.entries(skipped).map(([why, number]) => {
-    const words = verb === "replay" && why === "schedule" ? "belong to schedules, which are run on their own page" : why === "unchanged" ? UNCHANGED[verb] ?? "stay as they are" : WHY[why] ?? `are skipped: ${why.replaceAll("_", " ")}`;
-    return `${count(number)} ${number === 1 ? words.replace(/^are /, "is ").replace(/^have /, "has ").replace(/^were /, "was ") : words}`;
-  });
 }
 
 /**
@@ -99,10 +72,12 @@ export async function actOnMany({ select, verb = null }) {
     if (!body) return fill(counted, "Give a key.");
     if (of === null) fill(counted, "Counting …");
     try {
-      const result = await until({ ...(await send("POST", `/jobs:${chosen.value}`, { ...body, dry_run: true }, { signal })) }, signal, (now) =>
-        fill(counted, `Counting … ${plural(now.matched, "job")} so far`));
+      const result = await ended(await send("POST", `/jobs:${chosen.value}`, { ...body, dry_run: true }, { signal }), {
+        signal,
+        shown: (now) => fill(counted, `Counting … ${plural(now.matched, "job")} so far`),
+      });
       of = result.changed;
-      const skipped = skippedWords(chosen.value, result.skipped);
+      const skipped = leftOut(chosen.value, result.skipped);
       fill(counted, element("p", {}, element("strong", {}, `${plural(result.matched, "job")} selected`), `, ${count(of)} to ${verbWord(chosen.value)}.`),
         skipped.length ? element("ul", {}, skipped.map((one) => element("li", {}, one))) : null);
     } catch (error) {
@@ -143,10 +118,10 @@ export async function actOnMany({ select, verb = null }) {
     if (result.matched === undefined) return { id: result.operation, of };
     const words = [`${plural(result.changed, "job")} ${VERBS[chosen.value].done}`];
     if (result.failed) words.push(`${count(result.failed)} failed: ${result.errors[0]?.job_id}: ${result.errors[0]?.detail}`);
-    toast([...words, ...skippedWords(chosen.value, result.skipped)].join(", "), result.failed ? "bad" : "ok");
+    toast([...words, ...leftOut(chosen.value, result.skipped)].join(", "), result.failed ? "bad" : "ok");
     return { id: result.failed ? result.operation : null, of };
   } catch (error) {
-    toast(error.detail ?? error.message, "bad");
+    showError(error);
     return null;
   }
 }
@@ -196,16 +171,4 @@ function about(select) {
   if (select.id) return select.id.length > 3 ? `${plural(select.id.length, "job")} that you selected.` : select.id.map((one, place) => [place ? ", " : "", bdi(one)]);
   if (select.all) return element("strong", {}, "All jobs: no filter is set.");
   return ["All jobs with ", bdi(inWords(select)), ", also those that are not on this page."];
-}
-
-/** Wait until an operation that continues in the background has ended; returns its counts. */
-async function until(result, signal, shown) {
-  while (result.matched === undefined || (result.state && !["done", "cancelled", "failed"].includes(result.state))) {
-    if (result.state) {
-      shown(result);
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    }
-    result = await get(path("operations", result.id ?? result.operation), { signal });
-  }
-  return result;
 }

@@ -2,13 +2,8 @@
 
 import { badge, label as word } from "../base/badge.js";
 import { bdi, element, link } from "../base/dom.js";
+import { jobPath } from "../base/owner.js";
 import { ago, count, time, until } from "../base/time.js";
-
-/** Return the path of a job's page; that of its schedule if it is one. */
-export function jobPath(id) {
-  const schedule = /^schedule_(\d+)$/.exec(id);
-  return schedule ? `/ui/schedules/${schedule[1]}` : `/ui/jobs/${encodeURIComponent(id)}`;
-}
 
 /** Return the columns; `onlabel` filters by a label, `act(verb, job)` is "run", "pause" or "resume". */
 export function columns({ onlabel, act }) {

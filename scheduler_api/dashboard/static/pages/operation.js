@@ -2,13 +2,14 @@
 
 import { get, isAbort, path, send } from "../base/api.js";
 import { badge } from "../base/badge.js";
-import { confirm, toast } from "../base/dialog.js";
+import { confirm, showError } from "../base/dialog.js";
 import { bdi, code, copyable, element, facts, fill } from "../base/dom.js";
+import { leftOut } from "../base/operation.js";
+import { jobPath } from "../base/owner.js";
 import { table } from "../base/table.js";
 import { count, duration, ms, plural, time } from "../base/time.js";
 import { button, failed, page, section } from "../base/view.js";
-import { VERBS, operationTitle, selectionWords, skippedWords } from "./jobs_many.js";
-import { jobPath } from "./jobs_rows.js";
+import { VERBS, operationTitle, selectionWords } from "./jobs_many.js";
 
 export const styles = ["jobs.css"];
 
@@ -35,7 +36,7 @@ export async function show(view) {
     try {
       draw(await send("POST", path("operations", view.params.id, "cancel")));
     } catch (error) {
-      toast(error.detail ?? error.message, "bad");
+      showError(error);
     }
   }
 
@@ -52,7 +53,7 @@ export async function show(view) {
       element("div", { class: "row" }, badge(operation.state), element("strong", {}, words)),
       ended && operation.state === "done" ? null : progress(operation, total, words),
       operation.state === "waiting" ? element("p", { class: "soft" }, "No node carries it now. A node takes it within seconds; without a node it waits.") : null);
-    const why = skippedWords(operation.verb, operation.skipped);
+    const why = leftOut(operation.verb, operation.skipped);
     fill(skipped, why.length ? section("Skipped", {}, element("ul", { class: "plain-list" }, why.map((one) => element("li", {}, one)))) : null);
     skipped.hidden = !why.length;
     failures.hidden = !operation.errors.length;

@@ -3,7 +3,7 @@
 import { get, isAbort } from "../base/api.js";
 import { badge } from "../base/badge.js";
 import { bdi, element, fill } from "../base/dom.js";
-import { toast } from "../base/dialog.js";
+import { showError } from "../base/dialog.js";
 import { table } from "../base/table.js";
 import { ago, count } from "../base/time.js";
 import { button, empty, failed, page } from "../base/view.js";
@@ -58,7 +58,7 @@ export async function show(view) {
       next = answer.next;
       draw();
     } catch (error) {
-      if (!isAbort(error)) toast(error.detail ?? error.message, "bad");
+      showError(error);
     }
   }
 

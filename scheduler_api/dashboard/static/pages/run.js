@@ -4,7 +4,9 @@ import { path } from "../base/api.js";
 import { badge } from "../base/badge.js";
 import { bdi, element, fragment } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
-import { canRetry, cancelRun, isOpen, readRun, retryRun, runDetail, triedTarget } from "../base/run_detail.js";
+import { nameOf, triedTarget } from "../base/owner.js";
+import { cancelRun, canRetry, isOpen, readRun, retryRun } from "../base/run.js";
+import { runDetail } from "../base/run_detail.js";
 import { ago } from "../base/time.js";
 import { button, page } from "../base/view.js";
 
@@ -23,7 +25,7 @@ export async function show(view) {
     if (text === shown) return;
     shown = text;
     const body = page(view, {
-      title: fragment(bdi(triedTarget(run.job_id) ? `Try of target ${triedTarget(run.job_id)}` : run.job_id), " ", badge(run.state)),
+      title: fragment(bdi(nameOf(run.job_id)), " ", badge(run.state)),
       name: `Run of ${run.job_id}`,
       crumbs: [["Runs", "/ui/runs"]],
       about: run.completed_at ? fragment("Run that ended ", ago(run.completed_at)) : run.started_at ? fragment("Run that started ", ago(run.started_at)) : "Run that has not started",

@@ -1,25 +1,26 @@
 // All runs: filters, live list, cancel and retry, replay of many.
 
-import { get, getWithHeaders, nextCursor, send } from "../base/api.js";
+import { getWithHeaders, nextCursor, send } from "../base/api.js";
 import { badge, label } from "../base/badge.js";
-import { confirm, toast } from "../base/dialog.js";
+import { confirm, showError, toast } from "../base/dialog.js";
 import { bdi, element, fragment, link } from "../base/dom.js";
 import { select } from "../base/form.js";
 import { listen, throttle } from "../base/live.js";
-import { answerText, canRetry, cancelRun, isOpen, ownerLink, REASONS, retryRun, runDuration, triedTarget } from "../base/run_detail.js";
+import { ended, leftOut } from "../base/operation.js";
+import { nameOf } from "../base/owner.js";
+import { pagedList } from "../base/paged_list.js";
+import { RUN_REASONS, runReason } from "../base/reasons.js";
+import { answerText, cancelRun, canRetry, FAILED_STATES, isOpen, OPEN_STATES, retryRun, runDuration, STATES } from "../base/run.js";
 import { table } from "../base/table.js";
 import { ago, count, duration, localInput, localText, plural, time } from "../base/time.js";
-import { button, empty, failed, loading, page } from "../base/view.js";
-import { skippedWords } from "./jobs_many.js";
+import { button, empty, page } from "../base/view.js";
 
 export const styles = ["runs.css"];
 
 const PAGE = 50;
 const REFRESH_MS = 1000;
-const STATES = ["open", "retrying", "taken", "succeeded", "failed", "lost", "conflict", "superseded", "cancelled"];
 const STATUSES = ["SUCCESS", "FAILED", "TIMEOUT", "CONNECTION_ERROR", "DNS_ERROR"];
 const FILTERS = ["job_id", "schedule_id", "state", "reason", "status_filter", "start_time", "end_time"];
-const FAILED_STATES = ["failed", "lost", "conflict"];
 
 export async function show(view) {
   const body = page(view, {
@@ -46,89 +47,40 @@ function hasFilters(view) {
 /**
  * A live list of runs, newest first, with a button for older ones.
  * @param {object} view the router's view
- * @param {{query: () => object, empty?: () => Node, hide?: string[], jobs?: string[],
- *   limit?: number}} options `query`: parameters of GET
- *   /runs; `hide`: keys of columns that are left out; `jobs`: the ids of the jobs whose events change the list;
- *   `limit`: runs of a page
+ * @param {{query: () => object, empty?: () => Node, hide?: string[], jobs?: string[], limit?: number}} options `query`:
+ *   parameters of GET /runs; `hide`: keys of columns that are left out; `jobs`: the ids of the jobs whose events change
+ *   the list; `limit`: runs of a page
  * @returns {{node: Node, restart: () => Promise<void>}}
  */
 export function runList(view, { query, empty: none, hide = [], jobs, limit = PAGE }) {
   const { signal } = view;
-  const place = element("div", {}, loading());
-  const more = button("Older runs", () => older(), { kind: "" });
-  const foot = element("div", { class: "bar", hidden: true }, more);
-  const node = element("div", { class: "stack" }, place, foot);
-  let rows = [];
-  let cursor = null;
-  let reads = 0;
-  let list = null;
-  const read = (from) => getWithHeaders("/runs", { query: { ...query(), limit, cursor: from }, signal });
-
-  const draw = () => {
-    list ??= table({ label: "Runs", columns: columns(view, () => refresh()).filter((one) => !hide.includes(one.key)), rowLink: (run) => `/ui/runs/${encodeURIComponent(run.id)}`, empty: none?.() });
-    if (!list.node.isConnected) place.replaceChildren(list.node);
-    list.update(rows);
-    foot.hidden = cursor === null;
-  };
-  const restart = async () => {
-    const mine = ++reads;
-    list = null;
-    try {
-      const { body, headers } = await read(null);
-      if (mine !== reads) return;
-      rows = body;
-      cursor = nextCursor(headers);
-      draw();
-    } catch (error) {
-      if (error.name !== "AbortError") place.replaceChildren(failed(error, restart));
-    }
-  };
-  // The first page is read again; older rows stay until they are on it, or their run ends.
-  const refresh = async () => {
-    if (!list) return restart();
-    const mine = ++reads;
-    try {
-      const { body } = await read(null);
-      if (mine !== reads) return;
-      const fresh = new Set(body.map((run) => run.id));
-      const last = body.at(-1)?.started_at ?? "";
-      rows = body.length < limit ? body : [...body, ...rows.filter((run) => !fresh.has(run.id) && (run.started_at ?? "") <= last)];
-      if (body.length < limit) cursor = null;
-      draw();
-    } catch (error) {
-      if (error.name !== "AbortError" && error.status !== 0) toast(error.detail ?? error.message, "bad");
-    }
-  };
-  const older = async () => {
-    more.disabled = true;
-    try {
-      const { body, headers } = await read(cursor);
-      const known = new Set(rows.map((run) => run.id));
-      rows = [...rows, ...body.filter((run) => !known.has(run.id))];
-      cursor = nextCursor(headers);
-      draw();
-    } catch (error) {
-      if (error.name !== "AbortError") toast(error.detail ?? error.message, "bad");
-    } finally {
-      more.disabled = false;
-    }
-  };
-  listen({ types: ["run.started", "run.attempt_failed", "run.settled"], job: jobs }, throttle(refresh, REFRESH_MS, { signal }), { signal });
-  return { node, restart };
+  const list = pagedList({
+    more: "Older runs",
+    read: async (cursor) => {
+      const { body, headers } = await getWithHeaders("/runs", { query: { ...query(), limit, cursor }, signal });
+      return { rows: body, next: nextCursor(headers) };
+    },
+    table: () => table({
+      label: "Runs",
+      columns: columns(view, () => list.refresh()).filter((one) => !hide.includes(one.key)),
+      rowLink: (run) => `/ui/runs/${encodeURIComponent(run.id)}`,
+      empty: none?.(),
+    }),
+    keeps: (run, first) => (run.started_at ?? "") <= (first.at(-1).started_at ?? ""),
+  });
+  listen({ types: ["run.started", "run.attempt_failed", "run.settled"], job: jobs }, throttle(list.refresh, REFRESH_MS, { signal }), { signal });
+  return list;
 }
 
 function columns(view, refresh) {
   return [
     { key: "state", title: "State", render: (run) => badge(run.state) },
-    { key: "job", title: "Job", phone: "title", render: (run) => {
-      const tried = triedTarget(run.job_id);
-      return tried ? element("span", {}, `Try of target ${tried}`) : bdi(run.job_id);
-    } },
+    { key: "job", title: "Job", phone: "title", render: (run) => bdi(nameOf(run.job_id)) },
     { key: "started", title: "Started", render: (run) => (run.started_at ? element("span", {}, time(run.started_at), " ", element("span", { class: "soft nowrap" }, ago(run.started_at))) : element("span", { class: "soft" }, "Not yet")) },
     { key: "late", title: "Lateness", align: "right", phone: "hide", render: (run) => duration(run.lateness_ms) },
     { key: "duration", title: "Duration", align: "right", render: (run) => duration(runDuration(run)) },
     { key: "answer", title: "Answer", render: (run) => element("span", { class: "cell-detail" }, answerText(run)) },
-    { key: "reason", title: "Reason", phone: "hide", render: (run) => element("span", { class: "soft nowrap" }, REASONS[run.reason] ?? run.reason) },
+    { key: "reason", title: "Reason", phone: "hide", render: (run) => element("span", { class: "soft nowrap" }, runReason(run.reason)) },
     { key: "actions", title: "Actions", bare: true, align: "right", render: (run) => rowActions(view, run, refresh) },
   ];
 }
@@ -157,7 +109,7 @@ function filters(view) {
     field("Job", job, "grow"),
     chooser("state", "State", STATES.map((one) => [one, label(one)])),
     chooser("status_filter", "Answer", STATUSES.map((one) => [one, label(one)])),
-    chooser("reason", "Reason", Object.entries(REASONS)),
+    chooser("reason", "Reason", RUN_REASONS),
     moment("start_time", "Started from"),
     moment("end_time", "Started until"));
 }
@@ -165,7 +117,7 @@ function filters(view) {
 async function replay(view) {
   const { query } = view;
   const state = query.get("state");
-  if (state && ["open", "retrying", "taken"].includes(state)) return toast("Only runs that have ended can run again.", "bad");
+  if (state && OPEN_STATES.includes(state)) return toast("Only runs that have ended can run again.", "bad");
   const chosen = {
     job: query.get("job_id") ?? (query.get("schedule_id") ? `schedule_${query.get("schedule_id")}` : undefined),
     state: state ?? FAILED_STATES,
@@ -175,13 +127,14 @@ async function replay(view) {
   const body = { select: chosen };
   let counted;
   try {
-    counted = await countRuns(body, view.signal);
+    const answer = await send("POST", "/runs:replay", { ...body, dry_run: true }, { signal: view.signal });
+    if (answer.matched === undefined) toast("Counting…", "info");
+    counted = await ended(answer, { signal: view.signal });
   } catch (problem) {
-    if (problem.name !== "AbortError") toast(problem.detail ?? problem.message, "bad");
-    return;
+    return showError(problem);
   }
-  if (!counted) return;
-  const skipped = skippedWords("replay", counted.skipped);
+  if (counted.state && counted.state !== "done") return;
+  const skipped = leftOut("replay", counted.skipped);
   const left = [query.get("reason") && "reason", query.get("status_filter") && "answer"].filter(Boolean);
   const text = element("div", { class: "stack" },
     element("p", {}, `${plural(counted.matched, "run")} ${counted.matched === 1 ? "matches" : "match"}: state `,
@@ -198,18 +151,6 @@ async function replay(view) {
     toast(`${plural(answer.changed, "run")} requested again.`);
     view.refreshRuns?.();
   } catch (problem) {
-    if (problem.name !== "AbortError") toast(problem.detail ?? problem.message, "bad");
-  }
-}
-
-/** Count the runs that a replay would start; waits if the count takes longer than a second. */
-async function countRuns(body, signal) {
-  const answer = await send("POST", "/runs:replay", { ...body, dry_run: true }, { signal });
-  if (answer.matched !== undefined) return answer;
-  toast("Counting…", "info");
-  for (;;) {
-    await new Promise((resolve) => setTimeout(resolve, 500));
-    const found = await get(`/operations/${answer.operation}`, { signal });
-    if (found.ended_at) return found.state === "done" ? found : null;
+    showError(problem);
   }
 }

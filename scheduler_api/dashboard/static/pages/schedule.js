@@ -77,9 +77,9 @@ export async function show(view) {
     const sure = await confirm({ title: "Delete this schedule?", body: element("p", {}, bdi(schedule.name), " does not fire any more. Its runs stay until they are trimmed."), action: "Delete the schedule", danger: true });
     if (sure && (await attempt(() => send("DELETE", at, undefined, { signal }), "The schedule is deleted."))) view.go("/ui/schedules");
   }
+  view.keys({ e: { text: "Edit", run: () => view.go(`/ui/schedules/${view.params.id}/edit`) } });
   await refresh();
   await runs.restart();
   const soon = throttle(() => refresh().catch(() => {}), REFRESH_MS, { signal });
   listen({ types: ["job.changed", "run.settled", "job.health_changed"], job: `schedule_${view.params.id}` }, soon, { signal });
-  view.keys({ e: { text: "Edit", run: () => view.go(`/ui/schedules/${view.params.id}/edit`) } });
 }

@@ -1,11 +1,12 @@
 // One target: the request, how it answered lately, what uses it, and one request to try it.
 
-import { get, path, send } from "../base/api.js";
+import { get, idempotencyKey, path, send } from "../base/api.js";
 import { badge, label } from "../base/badge.js";
-import { attempt, confirm, dialog, toast } from "../base/dialog.js";
+import { attempt, confirm, dialog } from "../base/dialog.js";
 import { bdi, code, element, facts, fill, fragment, link, safeLink } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
-import { bodyBox, isOpen, readRun, runDetail } from "../base/run_detail.js";
+import { isOpen, readRun } from "../base/run.js";
+import { bodyBox, runDetail } from "../base/run_detail.js";
 import { table } from "../base/table.js";
 import { ago, count, duration, percent, plural, time, until } from "../base/time.js";
 import { button, empty, failed, load, page, section } from "../base/view.js";
@@ -42,13 +43,13 @@ export async function show(view) {
   if (target.status !== "unreadable") body.append(section("Request", {}, requestOf(target)));
   body.append(section("Used by", {}, users), section("Last failures", {}, failures));
 
+  view.keys({ t: { text: "Try it", run: () => tryIt() }, e: { text: "Edit", run: () => view.go(`/ui/targets/${target.id}/edit`) } });
+  let tried = view.query.get("try");
+
   const statistics = () => load(numbers, () => get(`${at}/statistics`, { signal }), (found) => {
     fill(failures, drawFailures(found));
     return drawStatistics(found);
   });
-  await Promise.all([statistics(), load(users, () => readUsers(target, signal), (found) => drawUsers(target, found))]);
-
-  let tried = view.query.get("try");
   const showTry = async () => {
     if (!tried) return;
     try {
@@ -73,7 +74,7 @@ export async function show(view) {
     fill(result, section(fragment("Result ", badge("running")), {}, element("p", { role: "status", class: "soft" }, "The request is being sent…"), element("progress", { "aria-label": "Waiting for the answer" })));
     result.scrollIntoView({ block: "nearest" });
     try {
-      const answer = await send("POST", `${at}/try`, undefined, { query: { wait: WAIT_SECONDS }, signal, headers: { "Idempotency-Key": crypto.randomUUID() } });
+      const answer = await send("POST", `${at}/try`, undefined, { query: { wait: WAIT_SECONDS }, signal, headers: { "Idempotency-Key": idempotencyKey() } });
       tried = answer.run_id;
       view.setQuery({ try: tried });
       if (answer.run) drawTry(answer.run);
@@ -104,7 +105,7 @@ export async function show(view) {
     if (!(await confirm({ title: "Delete this target?", body: element("div", { class: "stack" }, element("p", {}, bdi(name)), element("p", {}, text)), action: schedules ? `Delete it and ${plural(schedules, "schedule")}` : "Delete the target", danger: true }))) return;
     if (await attempt(() => send("DELETE", at, undefined, { signal }), (answer) => answer.message)) view.go("/ui/targets");
   }
-  view.keys({ t: { text: "Try it", run: () => tryIt() }, e: { text: "Edit", run: () => view.go(`/ui/targets/${target.id}/edit`) } });
+  await Promise.all([statistics(), load(users, () => readUsers(target, signal), (found) => drawUsers(target, found))]);
   await showTry();
   const jobs = users.querySelectorAll("[data-job]");
   if (jobs.length) listen({ types: ["run.settled"], job: [...jobs].map((one) => one.dataset.job) }, throttle(statistics, 3 * REFRESH_MS, { signal }), { signal });

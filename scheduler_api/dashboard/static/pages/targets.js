@@ -3,9 +3,10 @@
 import { get, getWithHeaders, nextCursor } from "../base/api.js";
 import { badge } from "../base/badge.js";
 import { bdi, element, fragment, link } from "../base/dom.js";
+import { pagedList } from "../base/paged_list.js";
 import { table } from "../base/table.js";
 import { ago } from "../base/time.js";
-import { button, empty, load, page } from "../base/view.js";
+import { empty, page } from "../base/view.js";
 
 export const styles = ["runs.css"];
 
@@ -18,39 +19,34 @@ export async function show(view) {
     about: "A target is a named request that many jobs and schedules share.",
     actions: [element("a", { class: "button primary", href: "/ui/targets/new" }, "New target")],
   });
-  const place = element("div", {});
-  const more = button("More targets", () => older());
-  const foot = element("div", { class: "bar", hidden: true }, more);
-  body.append(element("div", { class: "stack" }, place, foot));
-  let cursor = null;
   let breakers = [];
-  const list = table({
-    label: "Targets",
-    columns: [
-      { key: "name", title: "Name", phone: "title", render: (target) => bdi(target.name ?? `Target ${target.id}`) },
-      { key: "request", title: "Request", render: (target) => request(target) },
-      { key: "breaker", title: "Breaker", render: (target) => breakerBadge(target, breakers) },
-      { key: "credentials", title: "Credentials", phone: "hide", render: (target) => element("span", { class: "soft" }, [target.auth ? CREDENTIALS[target.auth.type] ?? target.auth.type : null, target.sign ? "signed" : null].filter(Boolean).join(", ") || "–") },
-      { key: "updated", title: "Changed", phone: "hide", render: (target) => ago(target.updated_at ?? null) },
-    ],
-    rowLink: (target) => `/ui/targets/${target.id}`,
-    empty: empty({ title: "No target yet", text: "Store a request once, try it, and let schedules and jobs send it.", action: link("/ui/targets/new", "Create a target") }),
-  });
-  const read = (from) => getWithHeaders("/targets", { query: { limit: PAGE, cursor: from }, signal });
-  async function older() {
-    const { body: found, headers } = await read(cursor);
-    cursor = nextCursor(headers);
-    list.append(found);
-    foot.hidden = cursor === null;
+  const list = pagedList({ read, table: build, more: "More targets" });
+  body.append(list.node);
+
+  async function read(cursor) {
+    const [{ body: rows, headers }, state] = await Promise.all([
+      getWithHeaders("/targets", { query: { limit: PAGE, cursor }, signal }),
+      cursor === null ? get("/breakers", { signal }) : { breakers },
+    ]);
+    breakers = state.breakers;
+    return { rows, next: nextCursor(headers) };
+  }
+  function build() {
+    return table({
+      label: "Targets",
+      columns: [
+        { key: "name", title: "Name", phone: "title", render: (target) => bdi(target.name ?? `Target ${target.id}`) },
+        { key: "request", title: "Request", render: (target) => request(target) },
+        { key: "breaker", title: "Breaker", render: (target) => breakerBadge(target, breakers) },
+        { key: "credentials", title: "Credentials", phone: "hide", render: (target) => element("span", { class: "soft" }, [target.auth ? CREDENTIALS[target.auth.type] ?? target.auth.type : null, target.sign ? "signed" : null].filter(Boolean).join(", ") || "–") },
+        { key: "updated", title: "Changed", phone: "hide", render: (target) => ago(target.updated_at ?? null) },
+      ],
+      rowLink: (target) => `/ui/targets/${target.id}`,
+      empty: empty({ title: "No target yet", text: "Store a request once, try it, and let schedules and jobs send it.", action: link("/ui/targets/new", "Create a target") }),
+    });
   }
   view.keys({ n: { text: "New target", run: () => view.go("/ui/targets/new") } });
-  await load(place, () => Promise.all([read(null), get("/breakers", { signal })]), ([found, state]) => {
-    breakers = state.breakers;
-    cursor = nextCursor(found.headers);
-    list.update(found.body);
-    foot.hidden = cursor === null;
-    return list.node;
-  });
+  await list.refresh();
 }
 
 export const CREDENTIALS = { basic: "user and password", bearer: "bearer token", api_key: "API key", oauth2_client_credentials: "OAuth 2" };

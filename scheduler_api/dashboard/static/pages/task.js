@@ -5,7 +5,8 @@ import { badge } from "../base/badge.js";
 import { attempt, confirm } from "../base/dialog.js";
 import { bdi, code, element, facts, fragment, link, safeLink } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
-import { readRun, runDetail } from "../base/run_detail.js";
+import { readRun } from "../base/run.js";
+import { runDetail } from "../base/run_detail.js";
 import { ago, count, duration, time, until } from "../base/time.js";
 import { button, page } from "../base/view.js";
 

@@ -2,13 +2,16 @@
 
 import { get, path, send } from "../base/api.js";
 import { badge, label } from "../base/badge.js";
-import { attempt, confirm, forEach, formDialog, toast } from "../base/dialog.js";
+import { attempt, formDialog, showError, toast } from "../base/dialog.js";
 import { bdi, element, fragment } from "../base/dom.js";
 import { field, input } from "../base/form.js";
 import { listen, throttle } from "../base/live.js";
+import { pagedList } from "../base/paged_list.js";
+import { actOnEach, selectionBar } from "../base/selection.js";
 import { table } from "../base/table.js";
+import { tabs } from "../base/tabs.js";
 import { ago, count, duration, plural, until } from "../base/time.js";
-import { button, empty, failed, loading, page } from "../base/view.js";
+import { button, empty, page } from "../base/view.js";
 
 export const styles = ["runs.css"];
 
@@ -33,90 +36,46 @@ export async function show(view) {
     actions: [
       button("Retry all stale…", () => retryAll()),
       button("Settings", () => settings(view)),
-      button("New task", () => create(view, () => restart()), { kind: "primary" }),
+      button("New task", () => create(view, () => list.restart()), { kind: "primary" }),
     ],
   });
-  const tabs = element("div", { class: "tabs", role: "group", "aria-label": "Status" }, ["", ...STATUSES].map((one) =>
-    element("button", { type: "button", class: "tab", "aria-pressed": String(one === status()), onclick: () => choose(one) }, one ? label(one) : "All")));
-  const bar = element("div", { class: "bar", hidden: true });
-  const place = element("div", {}, loading());
-  const more = button("More tasks", () => older());
-  const foot = element("div", { class: "bar", hidden: true }, more);
-  body.append(element("div", { class: "stack" }, tabs, bar, place, foot));
-  let rows = [];
-  let cursor = null;
-  let list = null;
-  let reads = 0;
-  let pages = 1;
+  const chosen = tabs({ label: "Status", options: [["", "All"], ...STATUSES.map((one) => [one, label(one)])], chosen: status(), onchoose: choose });
+  const bar = selectionBar("Selected tasks");
+  const list = pagedList({ read, table: build, more: "More tasks", shown: () => drawBar(list.table().selected()) });
+  body.append(element("div", { class: "stack" }, chosen, list.node, bar.node));
 
-  const read = (from) => get("/api/v1/tasks", { query: { status: status(), limit: PAGE, cursor: from }, signal });
-  const restart = () => {
-    list = null;
-    pages = 1;
-    return refresh();
-  };
-  async function refresh() {
-    const mine = ++reads;
-    try {
-      const found = [];
-      let next = null;
-      for (let index = 0; index < pages; index++) {
-        const answer = await read(next);
-        if (mine !== reads) return;
-        const known = new Set(found.map((task) => task.id));
-        found.push(...answer.tasks.filter((task) => !known.has(task.id)));
-        next = answer.next;
-        if (!next) break;
-      }
-      rows = found;
-      cursor = next;
-      draw();
-    } catch (error) {
-      if (error.name !== "AbortError" && !list) place.replaceChildren(failed(error, restart));
-    }
+  async function read(cursor) {
+    const answer = await get("/api/v1/tasks", { query: { status: status(), limit: PAGE, cursor }, signal });
+    return { rows: answer.tasks, next: answer.next };
   }
-  async function older() {
-    pages++;
-    more.disabled = true;
-    await refresh();
-    more.disabled = false;
-  }
-  function draw() {
+  function build() {
     const [title, text] = EMPTY[status()] ?? EMPTY[""];
-    list ??= table({
+    return table({
       label: "One-off tasks",
-      columns: columns(refresh, signal),
+      columns: columns(list.refresh, signal),
       rowLink: (task) => `/ui/tasks/${task.id}`,
       select: (ids) => drawBar(ids),
-      empty: empty({ title, text, action: status() ? null : button("New task", () => create(view, restart), { kind: "primary" }) }),
+      empty: empty({ title, text, action: status() ? null : button("New task", () => create(view, list.restart), { kind: "primary" }) }),
     });
-    if (!list.node.isConnected) place.replaceChildren(list.node);
-    list.update(rows);
-    foot.hidden = cursor === null;
-    drawBar(list.selected());
   }
   function drawBar(ids) {
-    const chosen = rows.filter((task) => ids.has(task.id));
-    const stale = chosen.filter((task) => task.status === "stale");
-    bar.hidden = chosen.length === 0;
-    bar.replaceChildren(
-      element("span", { role: "status" }, `${plural(chosen.length, "task")} selected`),
-      button(`Retry ${count(stale.length)}`, () => many("Retry", stale, retry), { kind: "small", disabled: !stale.length, title: "Only stale tasks can be called again" }),
-      button(`Delete ${count(chosen.length)}`, () => many("Delete", chosen, remove), { kind: "small danger" }),
-      button("Clear", () => list.clearSelection(), { kind: "plain small" }));
+    const found = list.rows().filter((task) => ids.has(task.id));
+    if (!found.length) return bar.hide();
+    const stale = found.filter((task) => task.status === "stale");
+    bar.show(`${plural(found.length, "task")} selected`, [
+      button(`Retry ${count(stale.length)}`, () => many("Retry", stale, retry), { disabled: !stale.length, title: "Only stale tasks can be called again" }),
+      button(`Delete ${count(found.length)}`, () => many("Delete", found, remove), { kind: "danger" }),
+    ], () => list.table()?.clearSelection());
   }
   const retry = (task) => send("POST", path("api", "v1", "tasks", task.id, "retry"), undefined, { signal });
   const remove = (task) => send("DELETE", path("api", "v1", "tasks", task.id), undefined, { signal });
 
-  async function many(verb, tasks, work) {
+  async function many(verb, items, work) {
     const danger = verb === "Delete";
-    const text = danger ? "They are removed, and not called any more. An open call may end." : "They are due again at once, each with all its calls.";
-    if (!(await confirm({ title: `${verb} ${plural(tasks.length, "task")}?`, body: text, action: `${verb} ${count(tasks.length)}`, danger }))) return;
-    const { done, problems } = await forEach({ title: `${verb} tasks`, items: tasks, work });
-    if (problems.length) toast(`${count(done)} done, ${count(problems.length)} not: ${problems[0][1].detail ?? problems[0][1].message}`, "bad");
-    else toast(`${plural(done, "task")} done.`);
-    list?.clearSelection();
-    refresh();
+    const about = danger ? "They are removed, and not called any more. An open call may end." : "They are due again at once, each with all its calls.";
+    if (!(await actOnEach({ verb, items, noun: "task", about, danger, work }))) return;
+    list.table()?.clearSelection();
+    list.refresh();
   }
   async function retryAll() {
     const stale = [];
@@ -128,8 +87,7 @@ export async function show(view) {
         next = answer.next;
       } while (next && stale.length < MOST_STALE);
     } catch (error) {
-      if (error.name !== "AbortError") toast(error.detail ?? error.message, "bad");
-      return;
+      return showError(error);
     }
     if (!stale.length) return toast("No task is stale.", "info");
     if (next) toast(`More than ${count(MOST_STALE)} tasks are stale: these are the latest of them.`, "info");
@@ -137,12 +95,11 @@ export async function show(view) {
   }
   function choose(one) {
     view.setQuery({ status: one || null });
-    for (const [index, tab] of [...tabs.children].entries()) tab.setAttribute("aria-pressed", String(["", ...STATUSES][index] === one));
-    restart();
+    list.restart();
   }
-  view.keys({ n: { text: "New task", run: () => create(view, restart) } });
-  await refresh();
-  const soon = throttle(refresh, REFRESH_MS, { signal });
+  view.keys({ n: { text: "New task", run: () => create(view, list.restart) } });
+  await list.refresh();
+  const soon = throttle(list.refresh, REFRESH_MS, { signal });
   // Calls of tasks make no events, only their ends do; others are seen by looking again.
   listen({ types: ["run.settled", "job.deleted"] }, (event) => {
     if (event.type === "events.lost" || /^task_\d+$/.test(event.job_id)) soon();
@@ -200,8 +157,7 @@ async function settings(view) {
   try {
     now = await get("/api/v1/config", { signal });
   } catch (error) {
-    if (error.name !== "AbortError") toast(error.detail ?? error.message, "bad");
-    return;
+    return showError(error);
   }
   const inputs = Object.fromEntries(Object.keys(SETTINGS).map((name) => [name, element("input", { type: "number", min: 0, step: 1, value: String(now[name]) })]));
   const rate = element("p", { class: "soft" });

@@ -3,9 +3,9 @@
 import { get } from "../../base/api.js";
 import { bars } from "../../base/chart.js";
 import { bdi, code, element, fill, link } from "../../base/dom.js";
+import { jobPath } from "../../base/owner.js";
 import { ago, count, localText, ms, plural, time } from "../../base/time.js";
 import { failed, loading } from "../../base/view.js";
-import { jobPath } from "./problems.js";
 
 const BAR_MINUTES = 5; // one bar shows the busiest of this many minutes
 const AGAIN_MS = 1000; // while a forecast is computed

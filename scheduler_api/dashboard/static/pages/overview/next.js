@@ -3,9 +3,9 @@
 import { get } from "../../base/api.js";
 import { label, shape, tone } from "../../base/badge.js";
 import { bdi, element, fill, link } from "../../base/dom.js";
+import { jobPath } from "../../base/owner.js";
 import { ms, time, until } from "../../base/time.js";
 import { failed } from "../../base/view.js";
-import { jobPath } from "./problems.js";
 
 const READ = 40; // jobs
 const INSTANTS = 6;

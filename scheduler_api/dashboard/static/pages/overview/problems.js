@@ -3,6 +3,8 @@
 import { get } from "../../base/api.js";
 import { badge, label, shape } from "../../base/badge.js";
 import { bdi, element, fill, link } from "../../base/dom.js";
+import { jobPath } from "../../base/owner.js";
+import { holdReason } from "../../base/reasons.js";
 import { ago, count, plural } from "../../base/time.js";
 import { empty, failed, loading } from "../../base/view.js";
 
@@ -21,14 +23,6 @@ const WORDS = {
   conflict: ["job whose runner was busy", "jobs whose runner was busy"],
   set_aside: ["entry set aside", "entries set aside"],
   stale: ["stale task", "stale tasks"],
-};
-
-const HELD = {
-  limit: "its target has as many requests open as it may",
-  rate: "its target gets no more requests per second",
-  breaker: "its target does not answer",
-  slots: "every slot of the nodes is taken",
-  suspect: "nodes died with its run, which waits for a trial",
 };
 
 /** Build both parts: {verdict, list, refresh(), setNodes(nodes), concerns(event)}. `onbreakers(breakers)` receives what
@@ -133,19 +127,12 @@ function sentence(tone, title, reasons) {
 function rowOfJob(job) {
   const run = job.open_run;
   const detail = job.health === "late"
-    ? job.held_back ? ["Due, and held back: ", HELD[job.held_back.reason] ?? job.held_back.reason] : ["Due and not started"]
+    ? job.held_back ? ["Due, and held back: ", holdReason(job.held_back.reason)] : ["Due and not started"]
     : run ? [`Its run is ${label(run.state).toLowerCase()} for unusually long`] : ["It is claimed for unusually long"];
   return { kind: "job", job: job.id, reason: job.health, tone: "warn", since: job.health === "late" ? job.next_fire_time : run?.since, detail, path: jobPath(job.id) };
 }
 
 function rowOfEntry(entry) {
-  const path = entry.kind === "task" ? `/ui/tasks/${encodeURIComponent(entry.job_id)}` : jobPath(entry.job_id);
   const detail = entry.run_id ? link(`/ui/runs/${entry.run_id}`, bdi(entry.detail || "Show the run")) : bdi(entry.detail || "");
-  return { kind: entry.kind, job: entry.job_id, reason: entry.reason, tone: "bad", since: entry.since, detail, path };
-}
-
-/** Return the page of a job or of a schedule. */
-export function jobPath(id) {
-  const schedule = /^schedule_(\d+)$/.exec(id);
-  return schedule ? `/ui/schedules/${schedule[1]}` : `/ui/jobs/${encodeURIComponent(id)}`;
+  return { kind: entry.kind, job: entry.job_id, reason: entry.reason, tone: "bad", since: entry.since, detail, path: jobPath(entry.job_id) };
 }
