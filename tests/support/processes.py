@@ -29,6 +29,7 @@ from redis.exceptions import RedisError
 from scheduler_core.base.events import API_STARTED, NODE_STARTED
 from tests.support.recorder import WAIT_SECONDS
 from tests.support.servers import server_settings, server_under_test
+from tests.support.template import Forked, template
 
 ROOT = Path(__file__).parents[2]
 FAST: dict[str, object] = {
@@ -117,8 +118,15 @@ class Child:
         """``pipe`` is placed between the process and the file with its lines."""
         self._errors = (directory / f"errors-{time.monotonic_ns()}.log").open("w+b")
         self.pipe = pipe
-        output = self._errors if pipe is None else pipe.open(self._errors)
-        self.process = subprocess.Popen(
+        output = self._errors.fileno() if pipe is None else pipe.open(self._errors)
+        self.process = self._start(command, directory, environment, output)
+        if pipe is not None:
+            pipe.read()
+
+    def _start(
+        self, command: list[str], directory: Path, environment: dict[str, str] | None, output: int
+    ) -> subprocess.Popen[bytes] | Forked:
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -128,8 +136,6 @@ class Child:
             start_new_session=True,
             preexec_fn=_die_with_the_test,  # noqa: PLW1509 - the test has no other thread when it starts a child
         )
-        if pipe is not None:
-            pipe.read()
 
     @property
     def pid(self) -> int:
@@ -231,16 +237,24 @@ class Cronpost(Child):
         prelude: str = "",
         pipe: LogPipe | None = None,
     ) -> None:
-        """``prelude`` is Python code that the process runs before Cronpost."""
+        """``prelude`` is Python code that the process runs before it imports Cronpost."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
         environment["PYTHONPATH"] = str(ROOT)
         chosen = {**FAST, **server_settings(), **({} if kind == "node" else {"port": 0}), **settings}
         environment |= {f"CRONPOST_{name.upper()}": str(value) for name, value in chosen.items()}
-        program = f"{prelude}\n{RUN}"
-        command = [sys.executable, "-c", program, kind]
-        super().__init__(command, directory=directory, environment=environment, pipe=pipe)
         self.kind = kind
+        self._forks = not prelude
+        command = [sys.executable, "-c", f"{prelude}\n{RUN}", kind]
+        super().__init__(command, directory=directory, environment=environment, pipe=pipe)
         self._client: httpx.AsyncClient | None = None
+
+    def _start(
+        self, command: list[str], directory: Path, environment: dict[str, str] | None, output: int
+    ) -> subprocess.Popen[bytes] | Forked:
+        if not self._forks:
+            return super()._start(command, directory, environment, output)
+        assert environment is not None
+        return template().fork(RUN, ["-c", self.kind], directory=directory, environment=environment, output=output)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the log events so far, or those with this name."""
