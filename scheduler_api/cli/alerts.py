@@ -12,12 +12,13 @@ import msgspec
 from scheduler_api.cli.client import Server, with_server
 from scheduler_api.cli.errors import EXIT_CODES
 from scheduler_api.cli.job_views import pages
+from scheduler_api.cli.lazy import LazyGroup
 from scheduler_api.cli.output import printable, table
 
 MOST = 1_000
 
 
-@click.group()
+@click.group(cls=LazyGroup, epilog=EXIT_CODES)
 def alerts() -> None:
     """Show and change alert rules and channels, and list the messages."""
 

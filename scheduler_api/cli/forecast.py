@@ -34,10 +34,9 @@ def forecast(server: Server) -> None:
         detail = answer["error"] or "the server is still computing the forecast; try again"
         raise Failed(detail, problem=local_problem("No forecast", detail, "no_forecast"))
     jobs = found["jobs"]
-    of = "all" if jobs["sampled"] >= jobs["total"] else f"{jobs['sampled']:,} of"
-    click.echo(
-        f"{found['start']} to {found['end']}, from {of} {jobs['total']:,} jobs, computed {answer['computed_at']}"
-    )
+    total = "1 job" if jobs["total"] == 1 else f"all {jobs['total']:,} jobs"
+    read = total if jobs["sampled"] >= jobs["total"] else f"{jobs['sampled']:,} of {jobs['total']:,} jobs"
+    click.echo(f"{found['start']} to {found['end']}, from {read}, computed {answer['computed_at']}")
     click.echo(f"{_estimate(found['total']['fires'], found['total']['standard_error'])} fire times\n")
     _chart(found)
     if found["peaks"]:

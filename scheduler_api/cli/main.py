@@ -39,7 +39,7 @@ COMMANDS = {
     "pause": ("scheduler_api.cli.pauses:pause", "Pause everything: all jobs, schedules and one-off tasks."),
     "resume": ("scheduler_api.cli.pauses:resume", "Resume everything."),
     "watch": ("scheduler_api.cli.watch:watch", "Show events of jobs, runs and nodes as they happen, until Ctrl-C."),
-    "alerts": ("scheduler_api.cli.alerts:alerts", "Show and change alert rules and channels, and what was sent."),
+    "alerts": ("scheduler_api.cli.alerts:alerts", "Show and change alert rules and channels, and list the messages."),
     "attention": (
         "scheduler_api.cli.attention:attention",
         "List what needs a person, the worst first, with the command that resolves it.",

@@ -9,11 +9,12 @@ import click
 from scheduler_api.cli.client import Server, with_server
 from scheduler_api.cli.errors import EXIT_CODES, EXIT_OTHER
 from scheduler_api.cli.job_views import pages
+from scheduler_api.cli.lazy import LazyGroup
 from scheduler_api.cli.many import follow, progress_of, show_result
 from scheduler_api.cli.output import printable, table
 
 
-@click.group(epilog=EXIT_CODES)
+@click.group(cls=LazyGroup, epilog=EXIT_CODES)
 def operations() -> None:
     """Show, follow and cancel operations on many jobs or runs."""
 

@@ -13,6 +13,7 @@ from scheduler_api.cli.client import Server, with_server
 from scheduler_api.cli.complete_values import complete_job, complete_run
 from scheduler_api.cli.errors import EXIT_CODES
 from scheduler_api.cli.instants import PAST_FORMAT, instant_option
+from scheduler_api.cli.lazy import LazyGroup
 from scheduler_api.cli.many import replay
 from scheduler_api.cli.output import paint, printable, table
 
@@ -23,7 +24,7 @@ SEARCHED = 100_000
 NAMES_WIDE = 26
 
 
-@click.group(epilog=EXIT_CODES)
+@click.group(cls=LazyGroup, epilog=EXIT_CODES)
 def runs() -> None:
     """Show, cancel and retry runs of jobs, schedules and tasks."""
 

@@ -91,7 +91,7 @@ class PauseOrder(msgspec.Struct, frozen=True):
     @property
     def note(self) -> str:
         """The note of the pause."""
-        return f"{pause_mark(self.rule)}: {self.failures} failures in a row"
+        return f"{pause_mark(self.rule)}: {in_a_row(self.failures)}"
 
 
 class Examined(msgspec.Struct, frozen=True):
@@ -108,6 +108,11 @@ class Examined(msgspec.Struct, frozen=True):
 def pause_mark(rule: Rule) -> str:
     """Return how the note of a pause by ``rule`` begins."""
     return f"alert rule {rule.id}"
+
+
+def in_a_row(failures: int) -> str:
+    """Return a number of failures in words."""
+    return "1 failure" if failures == 1 else f"{failures} failures in a row"
 
 
 def seen_of(record: Record) -> Seen:
@@ -203,7 +208,7 @@ class _Examination:
     def _failed(self, entry: Seen) -> None:
         self._failing_since_ms = self._failing_since_ms if self._failures else entry.at_ms
         self._failures += 1
-        row = f"{self._failures} failures in a row: {entry.text}" if self._failures > 1 else f"failed: {entry.text}"
+        row = f"{in_a_row(self._failures)}: {entry.text}" if self._failures > 1 else f"failed: {entry.text}"
         for rule in self._rules:
             if entry.at_ms < rule.since_ms:
                 continue
@@ -224,8 +229,7 @@ class _Examination:
                 alarm = self._alarms.pop((rule.id, On.FAILURE), None)
                 reported = alarm is not None or self._failures >= (rule.after_failures if On.FAILURE in rule.on else 1)
                 if On.RECOVERY in rule.on and reported and entry.at_ms >= rule.since_ms:
-                    count = self._failures
-                    text = f"succeeded after {count} failure{'s in a row' if count > 1 else ''}"
+                    text = f"succeeded after {in_a_row(self._failures)}"
                     self._find(rule, On.RECOVERY, entry.at_ms, text, entry.run_id, ended=On.FAILURE)
         self._failures, self._failing_since_ms, self._pause = 0, 0, None
 

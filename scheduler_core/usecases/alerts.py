@@ -22,6 +22,7 @@ from scheduler_core.base.errors import (
 )
 from scheduler_core.model.alerts import MAX_CHANNELS, MAX_RULES, Alarm, Book, Channel, Message, On, Rule
 from scheduler_core.model.health import due_since_ms
+from scheduler_core.plan.alerts import in_a_row
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.usecases.job_health import with_facts_of_lists
 from scheduler_core.usecases.job_reads import JobView
@@ -214,7 +215,7 @@ def alarming_now(rule: Rule, view: JobView, now_ms: int) -> list[AlarmingNow]:
     found: list[AlarmingNow] = []
     failures = view.failures
     if On.FAILURE in rule.on and failures is not None and failures.count >= rule.after_failures:
-        text = f"{failures.count} failures in a row: {failures.reason}"
+        text = f"{in_a_row(failures.count)}: {failures.reason}"
         found.append(AlarmingNow(view.id, On.FAILURE, failures.since_ms, text))
     due_ms = due_since_ms(view.state, view.lease, paused=view.paused_by_all) if On.LATE in rule.on else None
     if due_ms is not None and now_ms - due_ms > rule.late_after_ms:

@@ -1,4 +1,4 @@
-// Alerts: rules, channels, what alarms now, and what was sent.
+// Alerts: rules, channels, the jobs with alarms, and the messages.
 
 import { get, path, send } from "../base/api.js";
 import { badge, label } from "../base/badge.js";
