@@ -20,7 +20,7 @@ _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?\Z|([0-9.]+):\d+\Z")
 
 
 class ClientAddresses:
-    """Finds the addresses of clients. ``trusted``: networks of proxies whose ``X-Forwarded-For`` is believed.
+    """Finds the addresses of clients. ``trusted``: networks of proxies whose ``X-Forwarded-For`` is used.
 
     A proxy appends the address of its client to the header, so the entries are read from the last one on, up to the
     first that is no trusted proxy: everything before it can be invented by the client.

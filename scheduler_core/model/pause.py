@@ -24,7 +24,8 @@ class Pause(msgspec.Struct, frozen=True):
     """A pause of everything, as one shard stores it: from ``from_ms`` on, and before its end.
 
     A claim must decide the same after its node died, although the pause was changed since then. Fences only grow, so
-    they tell what a claim knew: a lease whose first fence is not above ``fence`` was given before the pause was stored.
+    they show which pauses a claim took into account: a lease whose first fence is not above ``fence`` is older than the
+    pause.
     """
 
     from_ms: int

@@ -37,7 +37,7 @@ def with_heartbeat(run: Run, *, progress: float | None, note: str, now_ms: int) 
 
 def with_callback_time(state: JobState, run: Run, *, now_ms: int) -> JobState:
     """Return ``state`` with the time that the runner took for ``run``, which it has just completed; unchanged if it
-    never took it. The mean of these times tells how long a taken run usually lasts."""
+    never took it. The mean of these times estimates how long a taken run lasts."""
     if run.taken_at_ms is None:
         return state
     times = state.callback_times or CallbackTimes(0, 0)

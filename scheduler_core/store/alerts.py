@@ -23,7 +23,7 @@ class Listed(msgspec.Struct, frozen=True):
 
     job_id: str
     score: int | None
-    """Its score when it was read: an instant; None: it is not listed, something else pointed at it."""
+    """Its score when it was read: an instant; None: it is not listed, for example because it is late."""
 
 
 class Tail(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class Tail(msgspec.Struct, frozen=True):
     records: tuple[Record, ...] = ()
     """Those after the cursor, oldest first."""
     cursor: str = ""
-    """Names the latest entry; empty: there is none after the cursor."""
+    """Names the latest entry; empty: no entry follows the cursor."""
     is_whole: bool = True
     """Whether no entry between the cursor and these has left the history."""
 
@@ -89,7 +89,7 @@ class SweepStore(Protocol):
     StoreRefused."""
 
     async def arm(self, *, on: bool) -> None:
-        """Begin to list changed jobs, or stop and forget what was examined."""
+        """Begin to list changed jobs, or stop and remove the results of examinations."""
         ...
 
     async def begin(self) -> tuple[int, bytes]:
@@ -155,7 +155,7 @@ class Outbox(Protocol):
         ...
 
     async def waiting(self) -> list[Message]:
-        """Return the messages that are to be sent, those due first first."""
+        """Return the messages that are to be sent, in the order of their next attempts."""
         ...
 
     async def count_waiting(self) -> int:

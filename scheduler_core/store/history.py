@@ -157,7 +157,7 @@ class HistoryStore(Protocol):
 
     async def claim_keys_from(self, at_ms: int, *, limit: int) -> tuple[list[Candidate], int | None]:
         """Return claim keys with an unsettled run that started, or was requested, at ``at_ms`` or later: up to
-        ``limit`` of each kind, the earliest ones. Also returns the instant from which to go on; None: there are no
+        ``limit`` of each kind, the earliest ones. Also returns the instant at which to continue; None: there are no
         more."""
         ...
 

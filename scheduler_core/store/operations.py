@@ -16,7 +16,7 @@ class OperationState(StrEnum):
     DONE = "done"
     CANCELLED = "cancelled"
     FAILED = "failed"
-    """It could not go on. Its last error says why."""
+    """It could not continue. Its last error has the reason."""
 
 
 class TakenOperation(msgspec.Struct, frozen=True):

@@ -83,7 +83,7 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The events that a listener wants. An empty condition matches all events."""
+    """The conditions of a listener. An empty condition matches all events."""
 
     jobs: frozenset[str] = frozenset()
     types: frozenset[str] = frozenset()
@@ -174,7 +174,7 @@ class EventFeed:
     # ---- called by readers and listeners --------------------------------------------------------------------------
 
     def deliver(self, shard: int, stored: StoredEvent) -> None:
-        """Pass an event on to the listeners that want it."""
+        """Send an event to the listeners whose conditions it matches."""
         wanting = [one for one in self._listeners if one.joined and one.wanted.matches(stored.event)]
         if wanting:
             notice = self.notice(self.positions, shard, stored)

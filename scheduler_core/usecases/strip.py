@@ -16,7 +16,7 @@ from scheduler_core.store.jobs import JobStore
 
 DEFAULT_WINDOW_MS = 86_400_000
 RECORDS_READ = 200
-"""Records are read in batches of this size, so that other requests and fires go on in between."""
+"""Records are read in batches of this size, so that other requests and fires are served in between."""
 
 
 async def read_strip(

@@ -69,7 +69,7 @@ async function ask() {
   });
   const answered = dialog({
     title: "Your session has ended",
-    body: [element("p", {}, "Sign in to go on. What you typed on this page is kept."), form],
+    body: [element("p", {}, "Sign in to continue. What you typed on this page is kept."), form],
     actions: [{ text: "Leave this page", value: false }],
   });
   form.querySelector("[type=password]").focus();

@@ -136,7 +136,7 @@ function buildBanners() {
     try {
       showPause(paused, (await get("/pause")).pause);
     } catch {
-      // The connection's own banner tells that.
+      // The banner of the connection shows that.
     }
   };
   setInterval(look, PAUSE_EVERY);

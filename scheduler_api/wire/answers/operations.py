@@ -15,7 +15,7 @@ from scheduler_core.usecases.operations import OperationView
 
 StateOfOperation = Annotated[
     Literal["running", "waiting", "cancelling", "done", "cancelled", "failed"],
-    Meta(description="waiting: no node carries it now. failed: it could not go on; its last error says why."),
+    Meta(description="waiting: no node carries it now. failed: it could not continue; its last error has the reason."),
 ]
 Skipped = Annotated[
     dict[str, int],

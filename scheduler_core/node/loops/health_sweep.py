@@ -1,7 +1,7 @@
 """Finds jobs that become late or stuck without a write, and counts the unhealthy jobs for the metrics.
 
 One node has the turn in each interval. It examines a bounded number of jobs and stores how far it came; the next turn,
-of this node or another, goes on from there. Only jobs that can be unhealthy are read: those that are due, claimed or
+of this node or another, continues from there. Only jobs that can be unhealthy are read: those that are due, claimed or
 waiting for long, and those whose last run failed. A late run that is held back because of its target is found only if
 its job is failing: the due set has its next try. Reading its job shows that it is late.
 """
@@ -85,7 +85,7 @@ class HealthSweeper(Service):
         self._rules = rules
         self._label = label
         self.changed = changed
-        """Called with the changes that a page shows; None: nobody wants them."""
+        """Called with the changes that a page shows; None: they are not needed."""
 
     async def run_once(self) -> None:
         # After a jump of the clock every job may look late.

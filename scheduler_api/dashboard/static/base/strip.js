@@ -1,4 +1,4 @@
-// The strip: every fire time of a window as one mark, in rows of time. Colour, height and hatching tell the result.
+// The strip: every fire time of a window as one mark, in rows of time. Colour, height and hatching show the result.
 
 import { get, path } from "./api.js";
 import { bdi, element, fill, fragment } from "./dom.js";

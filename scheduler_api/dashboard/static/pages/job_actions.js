@@ -157,7 +157,7 @@ export async function remove(job, { signal }) {
     signal,
     fields: [
       element("p", {}, element("strong", {}, bdi(job.id)), " fires no more, and its definition is gone", waiting ? `, with ${plural(waiting, "pending run")}` : "", ". What it did can be read until its history is trimmed."),
-      job.open_run ? element("p", {}, "A run is open. Its request goes on, and its result is recorded.") : null,
+      job.open_run ? element("p", {}, "A run is open. Its request continues, and its result is recorded.") : null,
       careful ? typed : explain(job.status === "completed" ? "The job is completed." : "The job is paused."),
     ].filter(Boolean),
     action: "Delete the job",

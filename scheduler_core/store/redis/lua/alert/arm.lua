@@ -1,4 +1,4 @@
--- Begin to list changed jobs of this shard for the alert rules, or stop and forget what was examined.
+-- Begin to list changed jobs of this shard for the alert rules, or stop and remove the results of examinations.
 --
 -- Guarantee: jobs are listed if and only if the set `changed` exists, which its member with an empty name keeps. The
 -- numbers of the sweep stay, so that none is used twice.

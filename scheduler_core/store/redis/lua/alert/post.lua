@@ -1,7 +1,7 @@
--- Store new and changed messages, and up to which finding of each shard they go.
+-- Store new and changed messages, and for each shard the number of the latest finding that is in one.
 --
 -- Guarantee: all of it, or nothing: nothing is written unless the messages have the version that the caller planned
--- from. So each finding gets into messages once. At most `kept` messages that are not waiting are kept, the latest.
+-- from. So each finding is added to messages once. At most `kept` messages that are not waiting are kept, the latest.
 --
 -- KEYS
 --   1 alert_outbox    hash: lease, version of the messages, latest finding of each shard that is in a message

@@ -1,4 +1,4 @@
--- Save what the examination of some jobs found: their alarms, the findings, and when each is examined next.
+-- Save the results of the examination of some jobs: alarms, findings, and the instant of each next examination.
 --
 -- Guarantee: all of it, or nothing: nothing is written unless the sweep has the version that the caller read before it
 -- examined the jobs. So of two nodes that examine the same jobs, one saves its findings. A job that changed since it

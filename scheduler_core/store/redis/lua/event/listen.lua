@@ -1,7 +1,7 @@
 -- Keep the stream of events for a listener, and begin it if there is none.
 --
 -- Guarantee: an epoch belongs to one server and one life of the stream. If another server has become the master, or the
--- same one has restarted, entries may be lost, so a new epoch begins: a reader sees that its position is of another one.
+-- same one has restarted, entries may be lost, so a new epoch begins, and a reader finds that its position belongs to another one.
 --
 -- KEYS
 --   1 events     stream: see lib/events.lua

@@ -1,9 +1,9 @@
 -- needs: deadline
 -- Store a new operation, carried by the process that creates it.
 --
--- Guarantee: at most `most_open` operations are open. Sent again with the same id, it changes nothing. Operations that
--- ended are listed for `most_kept` of them at most; each document expires by itself. The first write needs memory, so
--- that a full Redis refuses the operation as a whole.
+-- Guarantee: at most `most_open` operations are open. Sent again with the same id, it changes nothing. Of the
+-- operations that ended, the latest `most_kept` are listed; each document expires by itself. The first write needs
+-- memory, so that a full Redis refuses the operation as a whole.
 --
 -- KEYS
 --   1 operations       sorted set: operation id -> instant (epoch ms) after which it is not listed; +inf while open

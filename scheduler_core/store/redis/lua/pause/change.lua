@@ -2,7 +2,7 @@
 -- Begin a pause of everything on this shard, or end the one that runs, if the pauses are those that the caller read.
 --
 -- Guarantee: every earlier claim has a fence up to the one that is stored with the change, every later claim a higher
--- one. So each claim knows for ever which pauses it decided with. The instant of the change is not before any instant
+-- one. So the fence of a claim shows for ever which pauses it took into account. The instant of the change is not before any instant
 -- as of which an earlier claim was decided, except for claims ahead of a wake-up, which a pause does not allow.
 --
 -- KEYS
