@@ -20,7 +20,7 @@ from scheduler_api.wire.json_body import nearest
 from scheduler_api.wire.labels import check_key
 from scheduler_core.base.errors import InvalidInput, StoreError
 from scheduler_core.model.event import EventType
-from scheduler_core.usecases.events import EventFeed, Listener, Wanted
+from scheduler_core.usecases.events import EventFeed, EventFilter, Listener
 from scheduler_core.usecases.sessions import Session
 
 SESSION_LOOK_SECONDS = 10.0
@@ -131,7 +131,7 @@ def _part(body: bytes) -> dict[str, object]:
     return {"type": "http.response.body", "body": body, "more_body": True}
 
 
-def _wanted(request: Request) -> Wanted:
+def _wanted(request: Request) -> EventFilter:
     """Read the filters. Raises InvalidInput."""
     known = tuple(one.name for one in PARAMETERS if one.where == "query")
     found: dict[str, list[str]] = {name: [] for name in known}
@@ -148,7 +148,7 @@ def _wanted(request: Request) -> Wanted:
         if len(found[name]) > MOST_CONDITIONS:
             raise InvalidInput(f"{name} is given more than {MOST_CONDITIONS} times", field=name)
     _check_types(found["type"])
-    return Wanted(frozenset(found["job"]), frozenset(found["type"]), tuple(map(_label, found["label"])))
+    return EventFilter(frozenset(found["job"]), frozenset(found["type"]), tuple(map(_label, found["label"])))
 
 
 def _check_types(types: Sequence[str]) -> None:

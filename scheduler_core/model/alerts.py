@@ -33,7 +33,7 @@ class On(StrEnum):
     """The rule paused the job after ``pause_after_failures`` failures in a row."""
 
 
-ENDED = (On.FAILURE, On.LATE, On.NO_SUCCESS, On.QUARANTINE)
+LASTING = (On.FAILURE, On.LATE, On.NO_SUCCESS, On.QUARANTINE)
 """Conditions that last until something ends them."""
 PLANNED = frozenset({MissReason.PAUSED, MissReason.HELD, MissReason.REPLACED, MissReason.QUARANTINED})
 """Reasons of misses that follow from a decision or a quarantine. A rule reports them only if it names them."""

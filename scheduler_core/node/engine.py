@@ -17,7 +17,7 @@ from scheduler_core.delivery.notify.notifier import Notifier
 from scheduler_core.model.node import NodeFacts
 from scheduler_core.model.trace import Traces
 from scheduler_core.node.dispatch.limiter import TargetLimiter
-from scheduler_core.node.loops.alerts import AlertKeeper
+from scheduler_core.node.loops.alerts import AlertSweeper
 from scheduler_core.node.loops.catalogue_sweep import CatalogueSweeper
 from scheduler_core.node.loops.heartbeat import ClockSync
 from scheduler_core.node.loops.operations import OperationCarrier
@@ -96,14 +96,14 @@ class Engine:
         self._operation_carrier = OperationCarrier(self.node, shards, clock, metrics)
         self._statistics = StatisticsWriter(self.node.id, first.store.statistics_store(), clock, metrics)
         notifier = Notifier(deliverer, guard or AddressGuard(), base_url=settings.public_url or "")
-        self._alert_keeper = AlertKeeper(self.node, shards, clock, metrics, notifier)
+        self._alert_sweeper = AlertSweeper(self.node, shards, clock, metrics, notifier)
         self._of_all: tuple[Service, ...] = (
             self._task_batcher,
             self._task_wakeups,
             self._catalogue_sweeper,
             self._operation_carrier,
             self._statistics,
-            self._alert_keeper,
+            self._alert_sweeper,
         )
         for service in self._of_all:
             service.shard = first.number if len(shards) > 1 else None
@@ -165,7 +165,7 @@ class Engine:
         await self._task_wakeups.stop()
         await self._catalogue_sweeper.stop()
         await self._operation_carrier.stop()
-        await self._alert_keeper.stop()
+        await self._alert_sweeper.stop()
         task_batches = asyncio.create_task(self._task_batcher.finish(grace_seconds=grace, settle_seconds=FLUSH_SECONDS))
         await self.node.slots.drain(self.node.clock, grace)
         left = list(self.node.in_flight)

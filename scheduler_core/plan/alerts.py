@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.base.instants import rfc3339
-from scheduler_core.model.alerts import ENDED, MISS_QUIET_MS, Alarm, Finding, JobAlerts, On, Rule
+from scheduler_core.model.alerts import LASTING, MISS_QUIET_MS, Alarm, Finding, JobAlerts, On, Rule
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.health import FAILED, counts, due_since_ms
 from scheduler_core.model.job_state import JobState
@@ -377,4 +377,4 @@ def auto_paused(order: PauseOrder, job_id: str, *, now_ms: int) -> Finding:
 
 def is_alarming(alerts: JobAlerts) -> bool:
     """Return whether a condition that lasts applies to the job."""
-    return any(one.on in ENDED for one in alerts.alarms)
+    return any(one.on in LASTING for one in alerts.alarms)

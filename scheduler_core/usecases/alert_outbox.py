@@ -26,7 +26,7 @@ POSTED = 500
 """The most messages that one step changes."""
 
 
-class Overtaken(Exception):
+class OutboxChanged(Exception):
     """Another node changed the messages: those in the memory of this node are out of date."""
 
 
@@ -49,7 +49,7 @@ class AlertOutbox:
         """Ids of messages that are being sent."""
 
     async def load(self) -> None:
-        """Read everything. Call it when the lease was taken, and after ``Overtaken``."""
+        """Read everything. Call it when the lease was taken, and after ``OutboxChanged``."""
         async with self._lock:
             self._version, self._positions = await self._store.position(len(self._shards))
             self._collected = {number: one for number, one in enumerate(self._positions) if one}
@@ -59,7 +59,7 @@ class AlertOutbox:
     async def collect(self, book: Book) -> int:
         """Turn findings of all shards into messages; return how many findings. Shards that do not answer are left out.
 
-        Raises Overtaken.
+        Raises OutboxChanged.
         """
         async with self._lock:
             await self._drop_collected()
@@ -98,7 +98,7 @@ class AlertOutbox:
         return len(found)
 
     async def _drop_collected(self) -> None:
-        """Drop the findings that an earlier collection turned into messages. Raises Overtaken.
+        """Drop the findings that an earlier collection turned into messages. Raises OutboxChanged.
 
         They are kept until the next collection, and until their messages are read again: a failover of the first shard
         can lose its latest writes, and the other shards would have dropped the findings of the lost messages.
@@ -107,7 +107,7 @@ class AlertOutbox:
             return
         version, _ = await self._store.position(len(self._shards))
         if version != self._version:
-            raise Overtaken
+            raise OutboxChanged
         for number, position in list(self._collected.items()):
             shard = self._shards.all[number]
             try:
@@ -125,7 +125,7 @@ class AlertOutbox:
         return f"msg_{text[:10]}{self._made:03}{text[13:]}"
 
     async def begin(self, message: Message) -> Message:
-        """Store that the first attempt begins; return the message as it is now. Raises Overtaken."""
+        """Store that the first attempt begins; return the message as it is now. Raises OutboxChanged."""
         async with self._lock:
             now = self.waiting.get(message.id, message)
             if now.begun_at_ms:
@@ -137,7 +137,7 @@ class AlertOutbox:
     async def record(
         self, message: Message, *, sent: bool, refused: bool, text: str, retry_after_ms: int | None = None
     ) -> Message:
-        """Store how an attempt ended; return the message as it is now. Raises Overtaken."""
+        """Store how an attempt ended; return the message as it is now. Raises OutboxChanged."""
         async with self._lock:
             after = after_attempt(
                 message,
@@ -151,7 +151,7 @@ class AlertOutbox:
             return after
 
     async def drop_without_receiver(self, book: Book) -> None:
-        """Record the messages whose rule or channel was deleted as failed. Raises Overtaken."""
+        """Record the messages whose rule or channel was deleted as failed. Raises OutboxChanged."""
         async with self._lock:
             now_ms = self._clock.now_ms()
             gone = [
@@ -168,7 +168,7 @@ class AlertOutbox:
 
     async def _post(self, messages: Sequence[Message], positions: dict[int, int]) -> None:
         if not await self._store.post(messages, version=self._version, positions=positions):
-            raise Overtaken
+            raise OutboxChanged
         self._version += 1
         for one in messages:
             if one.ended_at_ms:

@@ -55,7 +55,7 @@ REST_FROM_SECONDS = 0.02
 TRIES_OF_ONE = 8
 """How often one job may fail in a row although its shard accepts writes, before this counts as an error of the job."""
 DETAIL_CHARACTERS = 500
-LEAVE_AS_IT_IS = (RunConflict, AlreadyReplayed, AlreadySucceeded, DefinitionChanged)
+SKIPPED_ERRORS = (RunConflict, AlreadyReplayed, AlreadySucceeded, DefinitionChanged)
 """Errors that say that the job or run is in a state in which the verb does not apply: it is skipped."""
 
 
@@ -257,7 +257,7 @@ class Carrier:
         except (JobNotFound, RunNotFound):
             why = "gone"
         except CronpostError as error:
-            if not isinstance(error, LEAVE_AS_IT_IS):
+            if not isinstance(error, SKIPPED_ERRORS):
                 self._fail(job_id, error, run_id)
                 return
             why = error.code

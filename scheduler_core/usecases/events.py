@@ -82,7 +82,7 @@ class Notice(msgspec.Struct, frozen=True):
     """How many events were lost; None: unknown."""
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class EventFilter(msgspec.Struct, frozen=True):
     """The conditions of a listener. An empty condition matches all events."""
 
     jobs: frozenset[str] = frozenset()
@@ -130,7 +130,7 @@ class EventFeed:
         """What the readers have passed on so far."""
         return Positions(tuple(reader.position for reader in self._readers))
 
-    def open(self, wanted: Wanted, last_id: str | None = None) -> Listener:
+    def open(self, wanted: EventFilter, last_id: str | None = None) -> Listener:
         """Add a listener. ``last_id``: the position that it received last; None: it begins now.
 
         Raises TooManyListeners. Call ``close`` when it is gone.
@@ -200,7 +200,7 @@ class EventFeed:
         position = stored.position
         return Notice(positions, f"{shard}-{position.epoch}-{position.number}", stored.at_ms, stored.event)
 
-    async def missed(self, after: Positions, until: Positions, wanted: Wanted) -> AsyncGenerator[Notice]:
+    async def missed(self, after: Positions, until: Positions, wanted: EventFilter) -> AsyncGenerator[Notice]:
         """Yield the wanted events between two positions, shard by shard, and what was lost of them.
 
         A shard that no reader has reached is left out: its reader reports a loss when it does.
@@ -213,7 +213,9 @@ class EventFeed:
                     yield notice
                 here = here.at(shard, last)
 
-    async def _missed_of(self, shard: int, here: Positions, last: Position, wanted: Wanted) -> AsyncGenerator[Notice]:
+    async def _missed_of(
+        self, shard: int, here: Positions, last: Position, wanted: EventFilter
+    ) -> AsyncGenerator[Notice]:
         read = here.of[shard]
         if read is None or read.epoch != last.epoch or read.number > last.number:
             read = Position(last.epoch, 0)
@@ -249,7 +251,7 @@ def lost_between(before: Position, stored: StoredEvent) -> int | None:
 class Listener:
     """One client of a feed. ``chunks`` yields what is sent to it."""
 
-    def __init__(self, feed: EventFeed, wanted: Wanted, after: Positions | None) -> None:
+    def __init__(self, feed: EventFeed, wanted: EventFilter, after: Positions | None) -> None:
         self.wanted = wanted
         self.joined = False
         """Whether it receives what the readers read."""

@@ -21,7 +21,7 @@ from scheduler_core.plan.forecast import Forecast, ForecastJob, forecast_job
 from scheduler_core.store.find import Kind, Source
 from scheduler_core.store.shards import Shards, ShardStore
 from scheduler_core.triggers.per_minute import MINUTE_MS
-from scheduler_core.usecases.forecast_process import Question
+from scheduler_core.usecases.forecast_process import ForecastRequest
 
 log = get_logger(__name__)
 
@@ -131,7 +131,7 @@ class ForecastService:
             # The minute that has begun is over before anyone reads its forecast.
             start_ms = -(-self._clock.now_ms() // MINUTE_MS) * MINUTE_MS
             sample = await self.draw()
-            question = Question(sample.firing, sample.sampled, sample.jobs, start_ms, MINUTES, sample.unreadable)
+            question = ForecastRequest(sample.firing, sample.sampled, sample.jobs, start_ms, MINUTES, sample.unreadable)
             answer = await self._compute(msgspec.msgpack.encode(question))
             self._latest = msgspec.msgpack.decode(answer, type=Forecast)
             self._computed_at_ms, self._error = self._clock.now_ms(), None

@@ -1,7 +1,7 @@
 """The process that computes a forecast: ``python -m scheduler_core.usecases.forecast_process``.
 
-It reads a ``Question`` from standard input and writes the ``Forecast`` to standard output, both as msgpack. It is a
-process of its own with a low priority, because ten thousand triggers take up to some seconds: in a thread they
+It reads a ``ForecastRequest`` from standard input and writes the ``Forecast`` to standard output, both as msgpack. It
+is a process of its own with a low priority, because ten thousand triggers take up to some seconds: in a thread they
 would share the interpreter with the node, whose fires would be late.
 """
 
@@ -18,7 +18,7 @@ NICE = 10
 """A tenth of the share of a node when the cores are busy. With 19, a busy machine takes minutes for a forecast."""
 
 
-class Question(msgspec.Struct, frozen=True, array_like=True):
+class ForecastRequest(msgspec.Struct, frozen=True, array_like=True):
     """A sample of jobs, and the span to forecast (``plan.forecast.forecast``)."""
 
     sample: list[ForecastJob]
@@ -31,7 +31,7 @@ class Question(msgspec.Struct, frozen=True, array_like=True):
 
 def answer(question: bytes) -> bytes:
     """Compute the forecast for an encoded question."""
-    asked = msgspec.msgpack.decode(question, type=Question)
+    asked = msgspec.msgpack.decode(question, type=ForecastRequest)
     return msgspec.msgpack.encode(
         forecast(
             asked.sample,

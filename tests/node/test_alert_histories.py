@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as Disconnected
 
 from scheduler_core.base.errors import StoreError
 from scheduler_core.model.alerts import Message, On
-from scheduler_core.usecases.alert_outbox import Overtaken
+from scheduler_core.usecases.alert_outbox import OutboxChanged
 from tests.support.alerts import FAILED, SENT, Fleet
 from tests.support.examples import examples
 from tests.support.stores import opened
@@ -89,7 +89,7 @@ async def test_each_change_is_reported_once_whatever_dies(
         down = random.random() < 0.3
         fleet.notifier.answer = lambda channel, message, down=down: FAILED if down else SENT  # type: ignore[misc]
         faults.left, faults.after = random.randrange(25), random.random() < 0.5
-        with contextlib.suppress(StoreError, Overtaken):
+        with contextlib.suppress(StoreError, OutboxChanged):
             await fleet.step()
         fell, faults.left = faults.left < 0, None
         note()

@@ -12,7 +12,7 @@ from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.notify.notifier import Notifier
 from scheduler_core.delivery.notify.result import Result
 from scheduler_core.model.alerts import Channel, ChannelKind, Message, On, Rule
-from scheduler_core.node.loops.alerts import LEASE_MS, AlertKeeper
+from scheduler_core.node.loops.alerts import LEASE_MS, AlertSweeper
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
 from scheduler_core.triggers.trigger import CronSpec
@@ -70,11 +70,11 @@ class Fleet:
         self.service = AlertService(self.shards, self.clock)
         self.keeper = self.new_keeper()
 
-    def new_keeper(self) -> AlertKeeper:
+    def new_keeper(self) -> AlertSweeper:
         """Return the keeper of another node."""
         node = SteppedNode(self.store, self.clock)
         node.node.beat_taken(self.clock.monotonic())
-        return AlertKeeper(node.node, self.shards, self.clock, Metrics(), self.notifier)
+        return AlertSweeper(node.node, self.shards, self.clock, Metrics(), self.notifier)
 
     async def channel(self, **fields: Any) -> Channel:
         given: dict[str, Any] = {"kind": ChannelKind.WEBHOOK, "url": "http://receiver.test/", "name": "ops"} | fields
@@ -85,12 +85,12 @@ class Fleet:
             channels = ((await self.channel()).id,)
         return await self.service.add_rule(Rule(0, "rule", on, tuple(channels), **({"group_ms": 0} | fields)))
 
-    async def sweep(self, keeper: AlertKeeper | None = None, *, after_ms: int = 5_000) -> list[tuple[On, list[str]]]:
+    async def sweep(self, keeper: AlertSweeper | None = None, *, after_ms: int = 5_000) -> list[tuple[On, list[str]]]:
         """Let ``after_ms`` pass, sweep, send everything that is due, and return what was sent."""
         await self.step(keeper, after_ms=after_ms)
         return self.notifier.take()
 
-    async def step(self, keeper: AlertKeeper | None = None, *, after_ms: int = 5_000) -> None:
+    async def step(self, keeper: AlertSweeper | None = None, *, after_ms: int = 5_000) -> None:
         """Let ``after_ms`` pass, sweep, and send everything that is due."""
         self.clock.advance(after_ms)
         keeper = keeper or self.keeper
@@ -100,7 +100,7 @@ class Fleet:
         finally:
             await keeper.sent()
 
-    async def fail_over(self) -> AlertKeeper:
+    async def fail_over(self) -> AlertSweeper:
         """Let the keeper's node die; return the keeper of another, when the lease is over."""
         self.keeper._lease_until = 0.0
         self.clock.advance(LEASE_MS + 1)

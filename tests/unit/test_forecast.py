@@ -22,7 +22,7 @@ from scheduler_core.plan.spread import spread_expression, uses_hash_field
 from scheduler_core.triggers.per_minute import MINUTE_MS, fires_in
 from scheduler_core.triggers.trigger import AtSpec, CronSpec, EverySpec, IntervalSpec, OnRequestSpec, TriggerSpec
 from scheduler_core.triggers.zone import load_zone
-from scheduler_core.usecases.forecast_process import Question, answer
+from scheduler_core.usecases.forecast_process import ForecastRequest, answer
 from tests.support.examples import examples
 from tests.support.factories import make_job
 from tests.unit.test_cron_brute_force import CHANGES
@@ -250,7 +250,7 @@ def test_what_a_forecast_needs_of_a_job() -> None:
 
 
 def test_the_process_answers_what_the_function_does() -> None:
-    question = Question([cron("0 * * * *")], 1, 1, NOON_MS, 60, 2)
+    question = ForecastRequest([cron("0 * * * *")], 1, 1, NOON_MS, 60, 2)
     found = msgspec.msgpack.decode(answer(msgspec.msgpack.encode(question)))
     assert found[0] == NOON_MS
     assert (found[1][0], found[8]) == (1, 2)

@@ -288,6 +288,6 @@ def show_alarms(one: AlarmsOfJob, book: model.Book) -> AlarmingJob:
         [
             AlarmOfRule(alarm.rule, book.rules[alarm.rule].name, alarm.on, rfc3339(alarm.since_ms))
             for alarm in alarms_of_rules(book, one.alarms)
-            if alarm.on in model.ENDED
+            if alarm.on in model.LASTING
         ],
     )

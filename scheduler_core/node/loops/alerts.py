@@ -29,7 +29,7 @@ from scheduler_core.node.loops.service import Service
 from scheduler_core.node.node import Node
 from scheduler_core.plan.alert_messages import next_of_channels
 from scheduler_core.store.shards import Shards, ShardStore
-from scheduler_core.usecases.alert_outbox import AlertOutbox, Overtaken
+from scheduler_core.usecases.alert_outbox import AlertOutbox, OutboxChanged
 from scheduler_core.usecases.alert_sweep import ShardSweep
 from scheduler_core.usecases.job_targets import JobTargets
 from scheduler_core.usecases.jobs import JobService
@@ -45,7 +45,7 @@ MORE_SECONDS = 0.2
 """The pause between two turns while jobs are left to be examined."""
 
 
-class AlertKeeper(Service):
+class AlertSweeper(Service):
     """The alerts of all shards."""
 
     name = "alerts"
@@ -99,7 +99,7 @@ class AlertKeeper(Service):
                 if not await self._take():
                     return
                 await self.sweep()
-            except Overtaken:
+            except OutboxChanged:
                 await self.outbox.load()
         if self.has_lease:
             self.send_due()
@@ -128,7 +128,7 @@ class AlertKeeper(Service):
         return True
 
     async def sweep(self) -> None:
-        """Examine a bounded number of jobs of each shard, and turn what is found into messages. Raises Overtaken."""
+        """Examine a bounded number of jobs of each shard, and turn findings into messages. Raises OutboxChanged."""
         book = self._book
         fault: StoreError | None = None
         results = await asyncio.gather(
@@ -199,7 +199,7 @@ class AlertKeeper(Service):
                 attempt=after.attempts,
                 detail=result.text,
             )
-        except (StoreError, Overtaken):
+        except (StoreError, OutboxChanged):
             self._lease_until = (
                 0.0  # the result is not recorded: read the messages again, and send this one again if it still waits
             )
