@@ -50,6 +50,10 @@ class Forked:
             self.returncode = self._template.status(self.pid)
         return self.returncode
 
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
     def wait(self) -> int:
         while (status := self.poll()) is None:
             time.sleep(0.002)
