@@ -42,7 +42,7 @@ def describe_trigger(spec: TriggerSpec, job_id: str) -> str:
     if isinstance(spec, CronSpec):
         return _describe_stored(spec.expression, job_id if uses_hash(spec.expression) else "")
     if isinstance(spec, EverySpec | IntervalSpec):
-        return f"every {_duration(spec.every_ms)}"
+        return _every(spec.every_ms)
     return f"once at {rfc3339(spec.at_ms)}" if isinstance(spec, AtSpec) else "only on request"
 
 
@@ -64,7 +64,7 @@ def describe(expression: str, job_id: str | None = None) -> str:
     _, text = split_zone(expression)
     every_ms = read_every(text)
     if every_ms is not None:
-        return f"every {_duration(every_ms)}"
+        return _every(every_ms)
     fields = read_fields(text, job_id)
     words = [_time_words(fields), _day_words(fields)]
     if not fields.month.full:
@@ -74,6 +74,11 @@ def describe(expression: str, job_id: str | None = None) -> str:
     if uses_hash(text):
         words.append("(H: chosen by the job's id)")
     return " ".join(word for word in words if word)
+
+
+def _every(length_ms: int) -> str:
+    words = _duration(length_ms)
+    return f"every {words.removeprefix('1 ') if words.count(' ') == 1 else words}"
 
 
 def _duration(length_ms: int) -> str:

@@ -82,6 +82,8 @@ from scheduler_core.triggers.cron_words import describe
         ("0 0 L-3 * 0-6", "at 00:00:00 every day"),
         ("CRON_TZ=Europe/Berlin 0 3 * * *", "at 03:00:00 every day"),
         ("TZ=Asia/Tokyo @weekly", "at 00:00:00 on Sundays"),
+        ("@every 1m", "every minute"),
+        ("@every 1h", "every hour"),
         ("@every 90s", "every 1 minute and 30 seconds"),
         ("@every 26h", "every 26 hours"),
         ("@every 1h1m1s1ms", "every 1 hour, 1 minute, 1 second and 1 millisecond"),

@@ -73,7 +73,7 @@ export function ago(value) {
 
 /** Show the time until an instant ("in 12 s"), or "now" when it has come. */
 export function until(value) {
-  return relative(value, (left) => (left <= 0 ? "now" : `in ${coarse(left)}`), (now, at) => at - now);
+  return relative(value, (left) => (left < 1000 ? "now" : `in ${coarse(left)}`), (now, at) => at - now);
 }
 
 function relative(value, words, difference) {
@@ -102,15 +102,20 @@ function tick() {
   }
 }
 
+const DAY = 86_400_000;
+const MONTH = 30.436875 * DAY; // the mean of the Gregorian calendar
 const UNITS = [
-  [86_400_000, "d"],
+  [DAY, "d"],
   [3_600_000, "h"],
   [60_000, "min"],
   [1000, "s"],
 ];
 
-/** Return a span in its largest unit: "12 s", "3 min", "2 h", "5 d". Milliseconds in. */
+/** Return a span in its largest unit: "12 s", "3 min", "2 h", "59 d", "14 months", "4 years". Milliseconds in. */
 export function coarse(span) {
+  const months = Math.floor(span / MONTH);
+  if (months >= 24) return `${Math.floor(months / 12)} years`;
+  if (span >= 60 * DAY) return `${Math.max(2, months)} months`;
   for (const [size, unit] of UNITS) if (span >= size) return `${Math.floor(span / size)} ${unit}`;
   return "0 s";
 }
