@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.ui.browser import PHONE, Pages, Theme, axe, overflow, shown
 from tests.ui.server import Server
@@ -134,6 +135,31 @@ async def test_a_lost_connection_is_shown_until_it_is_back(pages: Pages) -> None
     await expect(lost).to_be_visible()
     await page.context.set_offline(False)
     await expect(lost).to_be_hidden()
+
+
+async def test_a_page_loads_its_data_again_after_each_reconnection(pages: Pages, server: Server) -> None:
+    server.put("again", cron="0 0 1 1 *")
+    streams: list[Route] = []
+    page = await pages.new()
+
+    async def end(route: Route) -> None:
+        """Answer with a stream that ends at once, without an event, so that the browser has no id to continue from."""
+        streams.append(route)
+        if len(streams) == 1:
+            await route.fulfill(content_type="text/event-stream", body="retry: 10\n\n")
+
+    await page.route("**/events*", end)
+    await page.goto(f"{pages.url}/ui/jobs?q=again")
+    await shown(page)
+    async with asyncio.timeout(20):
+        while len(streams) < 2:
+            await asyncio.sleep(0.02)
+    row = page.get_by_role("table", name="Jobs").locator("tbody tr")
+    await expect(row).to_contain_text("in ")
+    server.post("/jobs/again/pause", {"note": "while nobody listened"})
+    await streams[1].fulfill(content_type="text/event-stream", body="retry: 100000\n\n")
+    await expect(row).to_contain_text("while nobody listened")
+    await page.unroute_all(behavior="ignoreErrors")
 
 
 async def test_a_dialog_closes_when_its_page_is_left(pages: Pages) -> None:

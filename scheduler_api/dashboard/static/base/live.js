@@ -122,11 +122,13 @@ function connect() {
     if (source !== opened) return end(opened);
     endOthers(opened);
     change("lost");
-    // The browser connects again by itself, with the last event's id, unless the server refused.
+    // The browser sends the id of the last event when it connects again. Before the first event it has none, and the
+    // stream begins at the present.
+    interrupted = true;
+    // The browser connects again by itself, unless the server refused.
     if (opened.readyState !== EventSource.CLOSED) return;
     end(opened);
     source = null;
-    interrupted = true;
     get("/breakers").catch(() => {}); // a refused stream does not say why; if the session has ended, this request does
     retry = setTimeout(connect, wait);
     wait = Math.min(2 * wait, LONGEST_WAIT);
