@@ -123,6 +123,7 @@ class Context:
         self.metrics_label = metrics_label
         """The label by which nodes count unhealthy jobs; None: by none."""
         self._engine_settings = engine_settings or EngineSettings()
+        self.history_per_job = self._engine_settings.history_per_job
         self._notifier: Notifier | None = None
         self._deliverer: Deliverer | None = None
         self.sending = asyncio.Semaphore(TESTS_AT_ONCE)

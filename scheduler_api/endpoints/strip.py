@@ -58,7 +58,9 @@ async def strip(request: Request) -> Response:
         cells.append(show_cell(cell, found.trimmed))
         if number % SHOWN_AT_ONCE == 0:
             await context.clock.sleep(0)  # fires and other requests go first
-    return json_answer(show_strip(job_id, found, cells, late_after_ms=max(rules.late_after_ms, LATE_AFTER_MS)))
+    late_after_ms = max(rules.late_after_ms, LATE_AFTER_MS)
+    shown = show_strip(job_id, found, cells, late_after_ms=late_after_ms, history_per_job=context.history_per_job)
+    return json_answer(shown)
 
 
 operation = partial(Operation, "History")
@@ -69,7 +71,10 @@ ROUTES = described(
         "get_job_strip",
         "Show the fire times of a window as at most 480 cells",
         description="The account of the job, counted: one cell for each fire time, or one for each slice of the "
-        "window if it has more fire times than `cells`. The cost does not depend on the number of fire times.",
+        "window if it has more fire times than `cells`. The cost does not depend on the number of fire times.\n\n"
+        "`not_kept` is the time before the account begins. The account begins where the history does: it has the last "
+        "100 runs and misses of a job, and runs that succeeded for 7 days. To see more, set `CRONPOST_HISTORY_PER_JOB` "
+        "(a job that fires each minute has 1440 fire times a day) and `CRONPOST_HISTORY_RETENTION_DAYS` on all nodes.",
         parameters=PARAMETERS,
         answers={200: Answer("The cells, oldest first.", Strip), **BAD, **NO_JOB, **STORE_FAULTS},
     )

@@ -44,6 +44,7 @@ async def test_each_fire_time_is_a_cell_with_its_run_or_its_reason(
         "created_at": "",
         "accounted_from": f"{MINUTE}00Z",
         "not_kept": {"from": "2026-12-31T23:48:20.001Z", "to": "2026-12-31T23:49:59.999Z"},
+        "history_per_job": 100,
         "late_after_ms": 10_000,
         "cell_ms": None,
         "cells": [],

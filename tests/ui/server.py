@@ -17,7 +17,7 @@ from scheduler_api.context import STORE_CONNECTIONS, Context
 from scheduler_api.server.api_server import ApiServer
 from scheduler_api.server.listen import listen, url_of
 from scheduler_core.base.clock import RedisClock
-from scheduler_core.base.config import ApiSettings
+from scheduler_core.base.config import ApiSettings, EngineSettings
 from scheduler_core.base.metrics import Metrics
 from scheduler_core.delivery.http.request import request_of
 from scheduler_core.model.call import Call
@@ -103,7 +103,13 @@ def serving(
     async def serve() -> None:
         client = connect(redis_url, connections=STORE_CONNECTIONS)
         store = RedisStore(client, retention=Retention(entries=history))
-        context = Context(settings=ApiSettings(api_keys=keys), store=store, clock=RedisClock(), metrics=Metrics())
+        context = Context(
+            settings=ApiSettings(api_keys=keys),
+            store=store,
+            clock=RedisClock(),
+            metrics=Metrics(),
+            engine_settings=EngineSettings(history_per_job=history),
+        )
         servers.append(ApiServer(create_app(context)))
         async with running(context, runner or answers, history=history) if node else contextlib.nullcontext():
             started.set()

@@ -6,10 +6,11 @@ import json
 import re
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Route, expect
 
 from scheduler_core.embedded import EmbeddedRedis
 from scheduler_core.model.outcome import OutcomeKind
@@ -130,6 +131,43 @@ async def test_each_fire_time_is_a_mark_with_its_result(
     await expect(all_marks).to_have_count(10)
     await all_marks.nth(1).click()
     await expect(page).to_have_url(re.compile("/ui/runs/01M7Y1KHHNS1VYTT0000000002$"))
+
+
+async def test_the_strip_says_why_its_beginning_is_not_kept(
+    pages: Pages, server: Server, redis_server: EmbeddedRedis
+) -> None:
+    await past(server, redis_server, "trimmed")
+    limit = 2
+
+    async def trim(route: Route) -> None:
+        body = await (await route.fetch()).json()
+        to = datetime.fromisoformat(body["from"]) + timedelta(hours=6)
+        body |= {"not_kept": {"from": body["from"], "to": to.isoformat()}, "history_per_job": limit}
+        await route.fulfill(json=body)
+
+    page = await pages.new()
+    await page.route("**/jobs/trimmed/strip?*", trim)
+    await page.goto(f"{pages.url}/ui/jobs/trimmed")
+    kept = page.locator(".strip-kept")
+    why = "the history keeps the last 2 runs and misses of a job (setting CRONPOST_HISTORY_PER_JOB)"
+    await expect(kept).to_contain_text(re.compile(f"^Fire times before .* are not kept: {re.escape(why)}"))
+    link = kept.get_by_role("link", name="How to keep more")
+    await expect(link).to_have_attribute("href", "/docs#get-jobs-job-id-strip")
+    await expect(page.locator(".strip-rows .strip-gap").first).to_be_visible()
+    limit = 100
+    await page.reload()
+    await expect(kept).to_contain_text("the history is limited in number, age and size")
+
+
+async def test_a_single_mark_stands_at_its_time(pages: Pages, server: Server) -> None:
+    server.put("single")
+    server.post("/jobs/single/run", {})
+    at = "(name) => document.querySelector(`.strip-rows ${name}`).getBoundingClientRect().left"
+    for window in ("day", "week"):
+        page = await pages.open(f"/ui/jobs/single?window={window}")
+        await expect(page.locator(".strip-rows .requested")).to_be_visible()
+        distance = await page.evaluate(f"(({at})('.requested')) - (({at})('.strip-now'))")
+        assert abs(distance) < 50, window
 
 
 async def test_many_fire_times_share_marks_and_those_ahead_are_planned(pages: Pages, server: Server) -> None:

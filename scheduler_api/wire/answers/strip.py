@@ -104,6 +104,13 @@ class Strip(Described):
     ]
     accounted_from: Instant
     not_kept: NotKept | None
+    history_per_job: Annotated[
+        int,
+        Meta(
+            description="Settled runs and misses that are kept of each job: `CRONPOST_HISTORY_PER_JOB` of this server. "
+            "What is older is `not_kept`."
+        ),
+    ]
     late_after_ms: Annotated[int, Meta(description="Runs that start later than this are `late`.")]
     cell_ms: Annotated[
         int | None,
@@ -115,7 +122,9 @@ class Strip(Described):
     cells: list[StripCell]
 
 
-def show_strip(job_id: str, strip: plan.Strip, cells: list[StripCell], *, late_after_ms: int) -> Strip:
+def show_strip(
+    job_id: str, strip: plan.Strip, cells: list[StripCell], *, late_after_ms: int, history_per_job: int
+) -> Strip:
     """Show a strip with the given cells. ``late_after_ms``: the rule for late runs."""
     kept = strip.not_kept
     return Strip(
@@ -126,6 +135,7 @@ def show_strip(job_id: str, strip: plan.Strip, cells: list[StripCell], *, late_a
         instant(strip.created_ms),
         rfc3339(strip.account.from_ms),
         None if kept is None else NotKept(rfc3339(kept[0]), rfc3339(kept[1])),
+        history_per_job,
         late_after_ms,
         strip.cell_ms,
         cells,

@@ -3,12 +3,14 @@
 import { get, path } from "./api.js";
 import { bdi, element, fill, fragment } from "./dom.js";
 import { missReason } from "./reasons.js";
-import { count, duration, localText, ms, plural } from "./time.js";
+import { count, duration, localText, ms, plural, time } from "./time.js";
 import { failed, loading } from "./view.js";
 
 const HOUR = 3_600_000;
 const DAY = 24 * HOUR;
 const MARK_PX = 9; // the least width of a mark with its gap
+const WIDEST_PX = 40; // a wider mark would stand far from its fire time
+const NARROW_PX = 480;
 const LABEL_PX = 64; // the width of a row's label
 const LONGEST_LIST = 100;
 
@@ -31,6 +33,8 @@ export const KINDS = {
 };
 const ORDER = Object.keys(KINDS);
 const CALM = new Set(["delivered", "planned"]);
+const OPEN = new Set(["retrying", "waiting", "taken", "open", "planned"]);
+
 /** The windows that can be chosen: cells are nice lengths of time, fewer on a phone. `rows`: possible
  * numbers of rows; `high`: the most rows for marks that are shorter than cells. */
 const WINDOWS = {
@@ -82,11 +86,11 @@ function when(cell) {
 /** The lengths that a mark can have when each fire time is one mark. */
 const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 300, 600, 900, 1200, 1800, 3600, 7200, 10_800, 14_400, 21_600, 43_200, 86_400].map((one) => one * 1000);
 
-/** Return the largest length of a mark at which no two fire times share a mark, if at most `most` such marks fill the
- * window; else the smallest length at which they do. */
-function stepOf(cells, from, to, most) {
+/** Return the largest length of a mark at which no two fire times share a mark, if from `fewest` to `most` such marks fill
+ * the window; else the smallest length at which they do. */
+function stepOf(cells, from, to, fewest, most) {
   const times = [...new Set(cells.filter((one) => Object.keys(one.fire_times).length).map((one) => ms(one.first_fire_time)))].sort((a, b) => a - b);
-  const possible = STEPS.filter((step) => (to - from) % step === 0 && (to - from) / step <= most);
+  const possible = STEPS.filter((step) => (to - from) % step === 0 && (to - from) / step >= fewest && (to - from) / step <= most);
   const apart = (step) => {
     let place = -1;
     return times.every((at) => place !== (place = Math.floor((at - from) / step)));
@@ -164,7 +168,7 @@ export function strip(view, jobId) {
     const listed = place.querySelector("details")?.open ?? false;
     const rows = drawRows(answer, chosen, width);
     fill(about, aboutText(answer, rows.each));
-    fill(place, rows.node, legend(answer), list(answer, listed));
+    fill(place, rows.node, legend(answer, rows.gap), rows.gap ? keptText(answer) : null, list(answer, listed));
     if (focused) place.querySelector(`[data-at="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   };
   const observer = new ResizeObserver(() => {
@@ -184,13 +188,14 @@ function aboutText(answer, each) {
 }
 
 /** Texts below the rows: clock times if the rows are one row or whole days, else the time since the row's start. */
-function axis(from, length, rows) {
+function axis(from, length, rows, width) {
   const node = element("div", { class: "strip-axis", "aria-hidden": "true" });
+  const dated = rows === 1 && length >= DAY && width > NARROW_PX; // the text above the rows has the date, too
   for (let part = 0; part < 4; part++) {
     const at = from + (part * length) / 4;
     const clock = rows === 1 || length === DAY;
-    const text = clock ? localText(at, { seconds: false, date: rows === 1 && part === 0 && length >= DAY ? "always" : "auto" }) : part ? `+${duration((part * length) / 4)}` : "";
-    const one = element("span", {}, clock && (rows > 1 || part) ? text.slice(-5) : text);
+    const text = clock ? localText(at, { seconds: false, date: dated && part === 0 ? "always" : "auto" }) : part ? `+${duration((part * length) / 4)}` : "";
+    const one = element("span", {}, clock && !(dated && part === 0) ? text.slice(-5) : text);
     one.style.left = `${25 * part}%`;
     node.append(one);
   }
@@ -201,7 +206,8 @@ function drawRows(answer, name, width) {
   const from = ms(answer.from);
   const to = ms(answer.to);
   const fits = Math.max(8, Math.floor((width - LABEL_PX) / MARK_PX));
-  const step = answer.cell_ms ?? stepOf(answer.cells, from, to, fits * WINDOWS[name].high);
+  const fewest = WINDOWS[name].rows[0] * Math.ceil((width - LABEL_PX) / WIDEST_PX);
+  const step = answer.cell_ms ?? stepOf(answer.cells, from, to, fewest, fits * WINDOWS[name].high);
   const slots = Math.round((to - from) / step);
   const rows = WINDOWS[name].rows.find((one) => slots / one <= fits && slots % one === 0) ?? WINDOWS[name].rows.at(-1);
   const perRow = Math.ceil(slots / rows);
@@ -211,16 +217,15 @@ function drawRows(answer, name, width) {
   const tracks = [];
   const starts = [];
   const created = answer.created_at === null ? -Infinity : ms(answer.created_at);
+  const gap = gapOf(answer, step);
   for (let row = 0; row < rows; row++) {
     const begin = from + row * perRow * step;
     const end = Math.min(begin + perRow * step, to);
     const track = element("div", { class: "strip-track" });
     track.style.gridTemplateColumns = `repeat(${perRow}, minmax(0, 1fr))`;
     if (end > created) span(track, "strip-base", Math.max(begin, created), end, begin);
-    const kept = answer.not_kept;
-    if (kept && ms(kept.from) < end && ms(kept.to) > begin) {
-      const gap = span(track, "strip-gap", Math.max(begin, ms(kept.from)), Math.min(end, ms(kept.to)), begin);
-      gap.title = "Not kept: the history does not reach back to this time";
+    if (gap && gap.from < end && gap.to > begin) {
+      span(track, "strip-gap", Math.max(begin, gap.from), Math.min(end, gap.to), begin).title = "Not kept: the history does not reach back to this time";
     }
     if (created > begin && created < end && created > from) {
       const share = (created - begin) / (perRow * step);
@@ -245,7 +250,7 @@ function drawRows(answer, name, width) {
     track.append(one);
     return one;
   }
-  box.append(axis(starts[0], perRow * step, starts.length));
+  box.append(axis(starts[0], perRow * step, starts.length, width));
   const marks = [];
   const cells = answer.cell_ms === null ? merged(answer.cells, slot) : answer.cells;
   for (const cell of cells) {
@@ -302,7 +307,12 @@ function drawRows(answer, name, width) {
   });
   box.append(tip);
   const shared = answer.cell_ms !== null || cells.some((cell) => cell.exact && Object.values(cell.fire_times).reduce((sum, one) => sum + one, 0) > 1);
-  return { node: box, each: shared ? step : null };
+  return { node: box, each: shared ? step : null, gap };
+}
+
+/** Return the time of the window that is not kept, {from, to}; null if it is too short to be drawn. */
+function gapOf({ not_kept: kept }, step) {
+  return kept && ms(kept.to) - ms(kept.from) >= step / 2 ? { from: ms(kept.from), to: ms(kept.to) } : null;
 }
 
 function markOf(cell, isFirst) {
@@ -336,13 +346,23 @@ function totals(answer) {
   return found;
 }
 
-function legend(answer) {
+/** Say why the time before the history begins is not drawn, and how to keep more. */
+function keptText(answer) {
+  const settled = Object.entries(totals(answer)).reduce((sum, [kind, number]) => (OPEN.has(kind) ? sum : sum + number), 0);
+  const why = settled >= answer.history_per_job
+    ? [`the history keeps the last ${plural(answer.history_per_job, "run")} and misses of a job (setting `, element("code", {}, "CRONPOST_HISTORY_PER_JOB"), ")"]
+    : ["the history is limited in number, age and size"];
+  return element("p", { class: "soft strip-kept" }, "Fire times before ", time(answer.not_kept.to, { date: "always" }), " are not kept: ", why, ". ",
+    element("a", { href: "/docs#get-jobs-job-id-strip" }, "How to keep more"));
+}
+
+function legend(answer, gap) {
   const found = totals(answer);
   const shown = Object.keys(KINDS).filter((kind) => found[kind]).toReversed();
   return element("div", { class: "legend strip-legend" },
     shown.map((kind) => element("span", {}, element("i", { class: `strip-mark ${KINDS[kind][0]} ${KINDS[kind][1]}`, "aria-hidden": "true" }), `${KINDS[kind][2]} `, element("b", {}, count(found[kind])))),
     answer.cells.some((cell) => Object.keys(cell.requested).length) ? element("span", {}, element("i", { class: "strip-mark ok full requested", "aria-hidden": "true" }), "requested by hand, backfill or replay") : null,
-    answer.not_kept ? element("span", {}, element("i", { class: "strip-gap", "aria-hidden": "true" }), "not kept") : null,
+    gap ? element("span", {}, element("i", { class: "strip-gap", "aria-hidden": "true" }), "not kept") : null,
     shown.length ? null : element("span", {}, "No fire times in this window."));
 }
 
