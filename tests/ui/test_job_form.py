@@ -26,7 +26,7 @@ async def test_the_form_explains_a_cron_while_it_is_typed_and_creates_the_job(pa
     await expect(explained).to_contain_text("At 03:30:00 on weekdays (Monday to Friday)")
     await expect(explained.locator("tbody tr")).to_have_count(5)
     await expect(explained.get_by_role("columnheader")).to_have_text(
-        ["Next fires", "America/New_York", "Your time (Europe/Vienna)"]
+        ["Next", "America/New_York", "Your time (Europe/Vienna)"]
     )
     await expect(explained.locator("tbody tr").first).to_contain_text("03:30:00")
     await expect(explained.locator("tbody tr").first).to_contain_text("09:30:00")
@@ -76,6 +76,20 @@ async def test_a_problem_is_shown_beside_its_field_also_in_a_closed_section(page
     await expect(page.locator(problem(page, "retry.attempts"))).to_contain_text("1 to 1000")
 
 
+async def test_all_problems_are_shown_at_once(pages: Pages) -> None:
+    page = await pages.open("/ui/jobs/new")
+    await page.get_by_label("Cron expression").fill("99 * * * *")
+    await page.get_by_label("Endpoint").fill("ftp://x")
+    await page.get_by_label("Payload (JSON)").fill("{nope")
+    await page.get_by_text("Start, end and spread").click()
+    await page.get_by_label("Max runs").fill("-1")
+    await page.get_by_role("button", name="Create job").click()
+    await expect(page.get_by_text("5 fields to correct before it can be saved.")).to_be_visible()
+    for field, text in (("id", "Give"), ("cron", "99"), ("endpoint", "http://"), ("payload", "JSON"), ("max_runs", "1")):
+        await expect(page.locator(problem(page, field))).to_contain_text(text)
+    await expect(page.get_by_label("Id", exact=True)).to_be_focused()
+
+
 async def test_the_form_has_every_field_of_the_api_that_a_job_can_have(pages: Pages) -> None:
     page = await pages.open("/ui/jobs/new")
     shown = await page.locator("[data-field]").evaluate_all("all => all.map((one) => one.dataset.field)")
@@ -108,7 +122,7 @@ async def test_an_edit_says_what_changes_keeps_secrets_and_asks_before_typed_tex
     await page.get_by_role("link", name="Jobs", exact=True).first.click()
     await page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     await expect(page.get_by_label("Description")).to_have_value("<i>new</i>")
-    await page.get_by_role("button", name="Save …").click()
+    await page.get_by_role("button", name="Save…").click()
     dialog = page.get_by_role("dialog")
     await expect(dialog.get_by_role("heading")).to_have_text("Save 2 changes?")
     await expect(dialog).to_contain_text("30 3 * * * → 45 3 * * *")
@@ -128,7 +142,7 @@ async def test_a_job_that_was_changed_meanwhile_is_loaded_again_without_losing_w
     page = await pages.open("/ui/jobs/c%2Fjob/edit")
     await page.get_by_label("Description").fill("mine")
     server.api.patch("/jobs/c%2Fjob", json={"cron": "0 4 * * *", "labels": {"team": "theirs"}})
-    await page.get_by_role("button", name="Save …").click()
+    await page.get_by_role("button", name="Save…").click()
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_contain_text("The job was changed while you edited it")
     await expect(dialog).to_contain_text("30 3 * * * → 0 4 * * *")
@@ -136,7 +150,7 @@ async def test_a_job_that_was_changed_meanwhile_is_loaded_again_without_losing_w
     await dialog.get_by_role("button", name="Load it, keep what I typed").click()
     await expect(page.get_by_label("Cron expression")).to_have_value("0 4 * * *")
     await expect(page.get_by_label("Description")).to_have_value("mine")
-    await page.get_by_role("button", name="Save …").click()
+    await page.get_by_role("button", name="Save…").click()
     await expect(page.get_by_role("dialog").get_by_role("heading")).to_have_text("Save 1 change?")
     await page.get_by_role("dialog").get_by_role("button", name="Save", exact=True).click()
     await expect(page).to_have_url(re.compile(r"/ui/jobs/c%2Fjob$"))

@@ -15,6 +15,13 @@ import { explain } from "./job_trigger.js";
 export const styles = ["job_form.css"];
 
 const TYPING_MS = 300;
+const MOST_PROBLEMS = 6; // that are found at once
+const VALID = {
+  id: { by: '"unnamed"', of: ["id"] },
+  endpoint: { by: '"http://localhost/"', of: ["endpoint", "target"] },
+  cron: { by: "null", of: ["cron", "timezone", "every_seconds", "at"] },
+  payload: { by: "null", of: ["payload", "body", "content_type"] },
+};
 
 export async function show(view) {
   const editing = view.params.id ?? null;
@@ -86,7 +93,7 @@ export async function show(view) {
 
   const changes = element("div", { class: "stack" });
   const curl = element("div", {});
-  const save = button(editing ? "Save …" : "Create job", () => trySave(), { kind: "primary" });
+  const save = button(editing ? "Save…" : "Create job", () => trySave(), { kind: "primary" });
   const cancel = button("Cancel", () => view.go(editing ? jobPath(editing) : "/ui/jobs"));
   const other = element("div", { class: "form-problem", role: "alert", hidden: true });
   const form = element("form", { class: "job-form", onsubmit: (event) => { event.preventDefault(); trySave(); } },
@@ -144,13 +151,13 @@ export async function show(view) {
     const problems = localProblems(definition, id);
     const [meaning, preview] = await Promise.all([
       settled(explain(definition, { id: id || null, signal })),
-      problems.length ? { value: null } : settled(dryRun(id, definition, signal)),
+      dryRuns(id, definition, problems, signal),
     ]);
     if (signal.aborted) return null;
-    for (const { error } of [meaning, preview]) if (error && !isAbort(error)) problems.push(...toProblems(error));
+    for (const error of [meaning.error, ...preview.errors]) if (error && !isAbort(error)) problems.push(...toProblems(error));
     showProblems(problems);
     explainIt(meaning, preview.value);
-    if (preview.error?.code === "version_mismatch") return { changedMeanwhile: true };
+    if (preview.errors[0]?.code === "version_mismatch") return { changedMeanwhile: true };
     if (!preview.value || problems.length) {
       const seen = form.querySelectorAll("[aria-invalid=true]").length;
       fill(changes, seen ? element("p", { class: "problem" }, `${plural(seen, "field")} to correct before it can be saved.`) : null);
@@ -179,8 +186,20 @@ export async function show(view) {
     return ["cron", "every_seconds", "at"].find((one) => fieldOf(form, one)?.hidden === false) ?? "cron";
   }
 
-  async function dryRun(id, definition, signal) {
-    return sendWithHeaders("PUT", path("jobs", id), joined(definition), { query: { dry_run: true }, signal, headers: condition() });
+  /** Ask the server what it would do; returns {value, errors}. It names one problem at a time: what it refuses is replaced
+   * by something valid, and the rest is asked for again, so that all problems are found at once. */
+  async function dryRuns(id, definition, problems, signal) {
+    const errors = [];
+    const trial = new Map(definition);
+    const replaced = new Set();
+    for (const { field } of problems) replaceRefused(trial, field, replaced);
+    for (let tries = 0; tries < MOST_PROBLEMS; tries++) {
+      const { value, error } = await settled(sendWithHeaders("PUT", path("jobs", idOf(trial)), joined(trial), { query: { dry_run: true }, signal, headers: condition() }));
+      if (value) return { value: errors.length || problems.length ? null : value, errors };
+      if (id || error.code !== "job_exists") errors.push(error);
+      if (isAbort(error) || !error.field || !replaceRefused(trial, error.field, replaced)) break;
+    }
+    return { value: null, errors };
   }
 
   function condition() {
@@ -305,6 +324,18 @@ async function read(id, signal) {
   if (id === null) return { definition: new Map(), etag: null };
   const { text, headers } = await getWithHeaders(path("jobs", id), { query: { view: "definition" }, signal });
   return { definition: members(text), etag: headers.get("ETag") };
+}
+
+/** Replace a member that was refused; returns whether that was possible. `replaced`: the members for which it was done. */
+function replaceRefused(trial, field, replaced) {
+  const name = field.split(/[.[]/)[0];
+  const known = Object.entries(VALID).find(([, { of }]) => of.includes(name));
+  const key = known?.[0] ?? name;
+  if (replaced.has(key) || (!known && !trial.has(name))) return false;
+  replaced.add(key);
+  for (const one of known?.[1].of ?? [name]) trial.delete(one);
+  if (known) trial.set(key, known[1].by);
+  return true;
 }
 
 function idOf(definition) {

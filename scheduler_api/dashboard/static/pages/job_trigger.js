@@ -90,7 +90,7 @@ export function explanation() {
     fill(node,
       words === null ? null : element("p", {}, element("strong", {}, bdi(words))),
       rows.length ? element("table", { class: "times" },
-        element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Next fires"), element("th", { scope: "col" }, zone), zone === ZONE ? null : element("th", { scope: "col" }, `Your time (${ZONE})`))),
+        element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Next"), element("th", { scope: "col" }, zone), zone === ZONE ? null : element("th", { scope: "col" }, `Your time (${ZONE})`))),
         element("tbody", {}, rows)) : times && words !== null ? element("p", { class: "soft" }, "No fire time follows.") : null);
   }
 
