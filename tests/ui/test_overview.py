@@ -217,14 +217,19 @@ async def test_a_late_job_a_dead_target_and_a_server_that_cannot_work_are_said_t
         "node": "n1",
     }
     await page.route(re.compile(r"health=late"), lambda route: route.fulfill(json=late))
-    await answer(page, "/breakers", {"breakers": [breaker, breaker | {"node": "n2"}], "nodes": 2})
+    probed = breaker | {"node": "n2", "state": "half_open"}
+    await answer(page, "/breakers", {"breakers": [breaker, probed], "nodes": 2}, {"breakers": [], "nodes": 2})
     await answer(page, "/ready", {"ready": True, "reasons": [], "warnings": ["Redis has no maxmemory"]})
     await page.goto(pages.url + "/ui")
     verdict = page.locator(".verdict")
     for text in ("1 late job", "1 target that does not answer", "Redis has no maxmemory"):
         await expect(verdict).to_contain_text(text)
     await expect(page.locator(".attention-list li").first).to_contain_text("held back: its target does not answer")
-    await expect(page.get_by_role("table", name="Targets that do not answer").locator("tbody tr")).to_have_count(2)
+    dead = page.get_by_role("table", name="Targets that do not answer").locator("tbody tr")
+    await expect(dead).to_have_count(2)
+    await expect(dead.nth(1)).to_contain_text("Half open")
+    await expect(dead.nth(1)).to_contain_text("in flight")
+    await expect(page.get_by_text("All targets answer.")).to_be_hidden()
     await page.unroute(re.compile(r"/ready(\?|$)"))
     await page.route(
         re.compile(r"/ready$"), lambda route: route.fulfill(status=503, json={"ready": False, "reasons": ["no node"]})
@@ -232,6 +237,7 @@ async def test_a_late_job_a_dead_target_and_a_server_that_cannot_work_are_said_t
     await page.reload()
     await expect(verdict).to_contain_text("The server cannot work")
     await expect(verdict).to_contain_text("no node")
+    await expect(page.get_by_text("All targets answer.")).to_be_visible()
     pages.problems.clear()  # the 503
 
 

@@ -22,7 +22,7 @@ export async function show(view) {
   const body = page(view, { title: "Overview", actions: [element("a", { class: "button", href: "/ui/jobs/new" }, "New job")] });
   const next = firesNext(view, { onempty: (nothing) => newcomer(nothing) });
   const now = firesNow(view);
-  const found = problems(view, { onbreakers: (breakers) => machines.setBreakers(breakers) });
+  const found = problems(view, { onbreakers: (answer) => machines.setBreakers(answer) });
   const numbers = hours(view);
   const machines = machinery(view, { onnodes: found.setNodes });
   const load = forecast(view);
@@ -58,7 +58,8 @@ export async function show(view) {
       nodes();
     } else if (event.type.startsWith("run.")) {
       now.add(event);
-      if (event.type === "run.settled" && found.concerns(event)) health();
+      // A failed attempt can open a breaker.
+      if (event.type === "run.attempt_failed" || (event.type === "run.settled" && found.concerns(event))) health();
     } else if (event.type.startsWith("node.")) {
       nodes();
       health();

@@ -14,11 +14,12 @@ export function machinery(view, { onnodes }) {
   const { signal } = view;
   const nodes = table({ label: "Nodes", columns: NODE_COLUMNS, empty: element("p", { class: "soft" }, "No node sent a heartbeat in the last hour.") });
   const shards = table({ label: "Shards", columns: SHARD_COLUMNS, id: (shard) => String(shard.number) });
+  const answering = element("p", { class: "soft" });
   const targets = table({
     label: "Targets that do not answer",
     columns: TARGET_COLUMNS,
     id: (one) => `${one.node} ${one.target}`,
-    empty: element("p", { class: "soft" }, "Every target answers."),
+    empty: answering,
   });
   const more = element("p", { class: "soft small-text", hidden: true });
   const problem = element("div", {});
@@ -43,7 +44,12 @@ export function machinery(view, { onnodes }) {
     }
   }
 
-  return { node, refresh, setBreakers: (breakers) => targets.update(breakers.slice(0, MOST)) };
+  return { node, refresh, setBreakers };
+
+  function setBreakers({ breakers, detail }) {
+    answering.textContent = detail ? "This server has no node: open the dashboard of a server with a node." : "All targets answer.";
+    targets.update(breakers.slice(0, MOST));
+  }
 }
 
 const NODE_COLUMNS = [
@@ -54,7 +60,7 @@ const NODE_COLUMNS = [
 ];
 
 const SHARD_COLUMNS = [
-  { key: "number", title: "Shard", phone: "title", render: (one) => element("span", { title: [one.server, one.server_version].filter(Boolean).join(", ") }, String(one.number)) },
+  { key: "number", title: "Shard", phone: "title", render: (one) => element("span", { title: [one.server, one.server_version].filter(Boolean).join(", ") }, element("span", { class: "phone-only" }, "Shard "), String(one.number)) },
   { key: "state", title: "State", render: shardState },
   { key: "jobs", title: "Jobs", align: "right", render: (one) => count(one.jobs) },
   { key: "due", title: "Due", align: "right", render: (one) => count(one.due) },
@@ -67,7 +73,7 @@ const TARGET_COLUMNS = [
   { key: "state", title: "Breaker", render: (one) => badge(one.state, one.state === "open" ? { text: "Open", tone: "bad" } : {}) },
   { key: "error", title: "Last error", render: (one) => bdi(one.last_error) },
   { key: "since", title: "Since", render: (one) => ago(one.since) },
-  { key: "probe", title: "Next probe", render: (one) => until(one.probe_at) },
+  { key: "probe", title: "Next probe", render: (one) => (one.state === "half_open" ? "in flight" : until(one.probe_at)) },
 ];
 
 function nodeState(node) {

@@ -25,7 +25,7 @@ const WORDS = {
   stale: ["stale task", "stale tasks"],
 };
 
-/** Build both parts: {verdict, list, refresh(), setNodes(nodes), concerns(event)}. `onbreakers(breakers)` receives what
+/** Build both parts: {verdict, list, refresh(), setNodes(nodes), concerns(event)}. `onbreakers(answer)` receives what
  * GET /breakers answers. */
 export function problems(view, { onbreakers }) {
   const { signal } = view;
@@ -50,7 +50,7 @@ export function problems(view, { onbreakers }) {
       ]);
       if (mine !== reads) return;
       clearTimeout(slow);
-      onbreakers(breakers.breakers);
+      onbreakers(breakers);
       draw(attention, late, stuck, breakers, ready);
     } catch (error) {
       if (error.name === "AbortError" || mine !== reads) return;
