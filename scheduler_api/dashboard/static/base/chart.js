@@ -12,7 +12,8 @@ function scale(most) {
   if (!(most > 0)) return { end: 1, step: 1 };
   const rough = most / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = TICKS.map((one) => one * power).find((one) => one >= rough - 1e-9);
+  // Steps of 2.5 would be shown rounded: 3, 5, 8, 10.
+  const step = TICKS.filter((one) => one !== 2.5 || power > 1).map((one) => one * power).find((one) => one >= rough - 1e-9);
   return { end: Math.ceil(most / step - 1e-9) * step, step };
 }
 

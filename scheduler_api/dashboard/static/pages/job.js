@@ -206,7 +206,7 @@ function numbers(health) {
   const one = (name, value) => element("div", {}, element("b", {}, value), element("span", {}, name));
   return [
     ...(p50 === undefined || p50 === null ? [] : [one("median", duration(p50)), one("95 %", duration(p95)), one("99 %", duration(p99)), one("longest", duration(longest))]),
-    one(`of ${plural(kept.runs, "kept run")} succeeded`, percent(kept.success_rate)),
+    element("p", { class: "soft" }, `${percent(kept.success_rate)} of ${plural(kept.runs, "kept run")} succeeded`),
   ];
 }
 
@@ -251,14 +251,14 @@ function history(view, id, does) {
   let rows = [];
   let following = null;
   let older = 0; // rows that were added by "Older"
-  const place = element("div", {});
+  const place = element("div", { class: "job-history" });
   const more = button("Older", () => readOlder());
   const foot = element("div", { class: "bar", hidden: true }, more);
   const node = element("div", { class: "stack" }, place, foot);
   const chooser = element("fieldset", { class: "switch" }, element("legend", { class: "visually-hidden" }, "What the history shows"),
     Object.entries(kinds).map(([name, text]) =>
       element("label", {}, element("input", { type: "radio", name: "history", value: name, checked: name === chosen, onchange: () => choose(name) }), element("span", {}, text))));
-  const nothing = empty({ title: "Nothing yet", text: "Runs appear here when they end, and fire times without a run with their reason." });
+  const nothing = empty({ title: "Nothing yet", text: "A run appears here when it ends, a missed fire time with its reason." });
   const list = table({ label: "History", columns: columns(does), id: (row) => row.id ?? `${row.reason} ${row.first_fire_time}`, rowLink: (row) => (row.kind === "run" ? "/ui" + path("runs", row.id) : null), empty: nothing });
   place.append(list.node);
 

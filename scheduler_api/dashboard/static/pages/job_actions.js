@@ -222,11 +222,11 @@ export async function replayFailed(job, { signal }) {
         const mine = ++latest;
         number = null;
         go.disabled = true;
-        fill(counted, "Counting …");
+        fill(counted, "Counting…");
         try {
           const found = await ended(await send("POST", "/runs:replay", { ...bodyOf(), dry_run: true }, { signal: counting.signal }), {
             signal: counting.signal,
-            shown: (now) => fill(counted, `Counting … ${count(now.matched)} so far`),
+            shown: (now) => fill(counted, `Counting… ${count(now.matched)} so far`),
           });
           if (mine !== latest) return;
           number = found.changed;
@@ -264,7 +264,7 @@ function said(result) {
 
 /** Show the progress of an operation until it ends or the dialog is closed. */
 async function progress(started, signal) {
-  const text = element("p", { role: "status" }, "Started …");
+  const text = element("p", { role: "status" }, "Started…");
   const leaving = new AbortController();
   signal.addEventListener("abort", () => leaving.abort());
   const closed = dialog({ title: "Replaying", body: [text, explain("It continues when this is closed.")], actions: [{ text: "Close", value: null, kind: "primary" }], signal });

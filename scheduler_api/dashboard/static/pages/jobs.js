@@ -146,7 +146,7 @@ export async function show(view) {
     if (!rows.length) return fill(foot);
     const text = next ? `${plural(rows.length, "job")} shown, ${plural(examined, "job")} examined` : plural(rows.length, "job");
     fill(foot, element("span", { class: "soft" }, text), next ? button("Load more", more) : null,
-      element("button", { type: "button", class: "plain", onclick: () => openMany({ all: true }) }, "Act on all that match …"));
+      element("button", { type: "button", class: "plain", onclick: () => openMany({ all: true }) }, "Act on all that match…"));
   }
 
   // ---- live --------------------------------------------------------------------------------------------------------
@@ -198,10 +198,10 @@ export async function show(view) {
     if (!ids.size) return many.hide();
     const open = (verb) => () => openMany({ ids: [...ids], verb });
     many.show(`${count(ids.size)} selected`, [
-      button("Run now …", open("run")), button("Pause …", open("pause")), button("Resume …", open("resume")),
-      button("Labels …", open("label")), button("Delete …", open("delete"), { kind: "danger" }),
+      button("Run now…", open("run")), button("Pause…", open("pause")), button("Resume…", open("resume")),
+      button("Labels…", open("label")), button("Delete…", open("delete"), { kind: "danger" }),
       element("span", { class: "push" }),
-      next || ids.size < rows.length ? button("All that match …", () => openMany({ all: true }), { kind: "plain" }) : null,
+      next || ids.size < rows.length ? button("All that match…", () => openMany({ all: true }), { kind: "plain" }) : null,
     ], () => list.clearSelection());
   }
 

@@ -103,7 +103,7 @@ export function filters(view, onchange, rows) {
   const target = input({ list: "known-targets", value: query.get("target") ?? "", placeholder: "Name", maxlength: 255, onfocus: () => suggestTargets(names, view.signal), onchange: () => change({ target: target.value }) });
   const between = query.get("next_fire_after") || query.get("next_fire_before");
   const fires = select(
-    [["", "Any time"], ...Object.entries(WINDOWS).map(([key, [name]]) => [key, `Within the next ${name}`]), ["between", "Between …"]],
+    [["", "Any time"], ...Object.entries(WINDOWS).map(([key, [name]]) => [key, `Within the next ${name}`]), ["between", "Between…"]],
     { value: WINDOWS[query.get("fires")] ? query.get("fires") : between ? "between" : "", onchange: () => chooseWindow() },
   );
   const bound = (name) => input({

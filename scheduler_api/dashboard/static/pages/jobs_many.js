@@ -70,11 +70,11 @@ export async function actOnMany({ select, verb = null }) {
     const body = bodyOf();
     for (const one of Object.values(fields)) setProblem(one, null);
     if (!body) return fill(counted, "Give a key.");
-    if (of === null) fill(counted, "Counting …");
+    if (of === null) fill(counted, "Counting…");
     try {
       const result = await ended(await send("POST", `/jobs:${chosen.value}`, { ...body, dry_run: true }, { signal }), {
         signal,
-        shown: (now) => fill(counted, `Counting … ${plural(now.matched, "job")} so far`),
+        shown: (now) => fill(counted, `Counting… ${plural(now.matched, "job")} so far`),
       });
       of = result.changed;
       const skipped = leftOut(chosen.value, result.skipped);
@@ -93,7 +93,7 @@ export async function actOnMany({ select, verb = null }) {
   function update() {
     if (!go) return;
     const { text, danger } = VERBS[chosen.value];
-    go.textContent = of === null ? text : `${text} ${plural(of, "job")}`;
+    go.textContent = of === null ? text.replace(" of", "") : chosen.value === "run" ? `Run ${plural(of, "job")} now` : `${text} ${plural(of, "job")}`;
     go.className = danger ? "danger" : "primary";
     go.disabled = !of;
   }
@@ -104,7 +104,7 @@ export async function actOnMany({ select, verb = null }) {
     own, counted);
   chosen.addEventListener("change", drawFields);
   const answered = dialog({
-    title: verb ? `${VERBS[verb].text.replace(" of", "")}` : "Act on all jobs that match",
+    title: verb ? operationTitle({ verb }) : "Act on all jobs that match",
     body,
     actions: [{ text: "Cancel", value: false }, { text: "Pause", value: true, kind: "primary" }],
   });
@@ -162,8 +162,8 @@ export function selectionWords(select) {
   const words = [inWords({ ...others, label: [others.label ?? []].flat() })];
   if (job) words.push(`job ${job}`);
   if (state) words.push(`state ${[state].flat().join(", ")}`);
-  if (from) words.push(`from ${localText(from)}`);
-  if (to) words.push(`to ${localText(to)}`);
+  if (from) words.push(`from ${localText(from, { date: "always" })}`);
+  if (to) words.push(`to ${localText(to, { date: "always" })}`);
   return words.filter(Boolean).join(", ");
 }
 

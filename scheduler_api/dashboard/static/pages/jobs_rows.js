@@ -5,6 +5,8 @@ import { bdi, element, link } from "../base/dom.js";
 import { jobPath } from "../base/owner.js";
 import { ago, count, time, until } from "../base/time.js";
 
+const LABELS = 2; // shown in a row; the others are counted
+
 /** Return the columns; `onlabel` filters by a label, `act(verb, job)` is "run", "pause" or "resume". */
 export function columns({ onlabel, act }) {
   return [
@@ -13,7 +15,7 @@ export function columns({ onlabel, act }) {
     { key: "next", title: "Next fire", sort: "next_fire", render: next },
     { key: "last", title: "Last result", sort: "-last_run", render: last },
     { key: "health", title: "Health", sort: "-consecutive_failures", render: health },
-    { key: "actions", title: "Actions", render: (job) => actions(job, act) },
+    { key: "actions", title: "Actions", bare: true, align: "right", render: (job) => actions(job, act) },
   ];
 }
 
@@ -29,7 +31,7 @@ function does(job) {
   const zone = job.cron && job.timezone && job.timezone !== "UTC" ? ` ${job.timezone}` : "";
   return element("span", { class: "stacked" },
     element("span", { class: "cut", title: `${sentence(job.fires)}${job.cron ? `\n${job.cron} (${job.timezone ?? "UTC"})` : ""}` }, inWords(job.fires), zone ? element("span", { class: "soft" }, zone) : null),
-    element("span", { class: "line cut", title: job.endpoint }, where(job)));
+    element("span", { class: "line cut where", title: job.endpoint }, where(job)));
 }
 
 // The instant of a job that fires once is shown in the viewer's zone, as every other instant.
@@ -48,7 +50,7 @@ function next(job) {
   if (job.next_fire_time) return until(job.next_fire_time);
   if (job.status === "completed") return element("span", { class: "soft" }, "None");
   if (job.held_for === "paused") return element("span", { class: "soft" }, "Paused");
-  return element("span", { class: "soft" }, job.held_for ? word(job.held_for) : "On request");
+  return element("span", { class: "soft nowrap" }, job.held_for === "held" ? "Held" : job.held_for ? "None" : "On request");
 }
 
 function last(job) {
@@ -63,12 +65,12 @@ function health(job) {
   const why = reason(job);
   const status = ["paused", "quarantined", "completed"].includes(job.status) ? badge(job.status) : null;
   const shown = status && job.health === "unknown" ? null : badge(job.health);
-  return element("span", { class: "stacked" }, element("span", { class: "row" }, shown, status), why ? line(why) : null);
+  return element("span", { class: "stacked" }, element("span", { class: "row badges" }, shown, status), why ? line(why) : null);
 }
 
-// One line; what is cut off is shown on hover.
+// Two lines; what is cut off is shown on hover.
 function line(...content) {
-  const node = element("span", { class: "line cut" }, content);
+  const node = element("span", { class: "line two" }, content);
   node.title = node.textContent;
   return node;
 }
@@ -94,12 +96,12 @@ export function reason(job) {
 }
 
 function labels(job, onlabel) {
-  const found = Object.entries(job.labels ?? {});
+  const found = Object.entries(job.labels ?? {}).map(([key, value]) => `${key}:${value}`);
   if (!found.length) return null;
-  return element("span", { class: "row labels" }, found.map(([key, value]) => {
-    const text = `${key}:${value}`;
-    return element("button", { type: "button", class: "label", title: `Show only jobs with the label ${text}`, onclick: () => onlabel(text) }, bdi(text));
-  }));
+  const rest = found.slice(LABELS);
+  return element("span", { class: "row labels" },
+    found.slice(0, LABELS).map((text) => element("button", { type: "button", class: "label", title: `Show only jobs with the label ${text}`, onclick: () => onlabel(text) }, bdi(text))),
+    rest.length ? element("span", { class: "line rest", title: rest.join("\n") }, `+${rest.length}`) : null);
 }
 
 function actions(job, act) {

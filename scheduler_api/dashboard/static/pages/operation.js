@@ -63,7 +63,7 @@ export async function show(view) {
       ["Selection", bdi(selectionWords(operation.select))],
       [operation.dry_run ? "Would be changed" : "Changed", count(operation.changed)],
       ["Failed", count(operation.failed)],
-      ["Position", operation.position ? bdi(operation.position) : null],
+      ["Position", operation.position && !ended ? bdi(operation.position) : null],
       ["Speed", operation.per_second === null ? null : `${operation.per_second} per second`],
       ["Started", time(operation.created_at)],
       ["Ended", operation.ended_at ? [time(operation.ended_at), ` after ${duration(ms(operation.ended_at) - ms(operation.created_at))}`] : null],
