@@ -85,7 +85,8 @@ async def test_all_problems_are_shown_at_once(pages: Pages) -> None:
     await page.get_by_label("Max runs").fill("-1")
     await page.get_by_role("button", name="Create job").click()
     await expect(page.get_by_text("5 fields to correct before it can be saved.")).to_be_visible()
-    for field, text in (("id", "Give"), ("cron", "99"), ("endpoint", "http://"), ("payload", "JSON"), ("max_runs", "1")):
+    expected = {"id": "Give", "cron": "99", "endpoint": "http://", "payload": "JSON", "max_runs": "1"}
+    for field, text in expected.items():
         await expect(page.locator(problem(page, field))).to_contain_text(text)
     await expect(page.get_by_label("Id", exact=True)).to_be_focused()
 

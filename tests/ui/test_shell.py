@@ -139,25 +139,27 @@ async def test_a_lost_connection_is_shown_until_it_is_back(pages: Pages) -> None
 
 async def test_a_page_loads_its_data_again_after_each_reconnection(pages: Pages, server: Server) -> None:
     server.put("again", cron="0 0 1 1 *")
-    streams: list[Route] = []
+    streams: asyncio.Queue[Route] = asyncio.Queue()
+    first = True
     page = await pages.new()
 
     async def end(route: Route) -> None:
         """Answer with a stream that ends at once, without an event, so that the browser has no id to continue from."""
-        streams.append(route)
-        if len(streams) == 1:
+        nonlocal first
+        if first:
+            first = False
             await route.fulfill(content_type="text/event-stream", body="retry: 10\n\n")
+        else:
+            await streams.put(route)
 
     await page.route("**/events*", end)
     await page.goto(f"{pages.url}/ui/jobs?q=again")
     await shown(page)
-    async with asyncio.timeout(20):
-        while len(streams) < 2:
-            await asyncio.sleep(0.02)
+    second = await asyncio.wait_for(streams.get(), 20)
     row = page.get_by_role("table", name="Jobs").locator("tbody tr")
     await expect(row).to_contain_text("in ")
     server.post("/jobs/again/pause", {"note": "while nobody listened"})
-    await streams[1].fulfill(content_type="text/event-stream", body="retry: 100000\n\n")
+    await second.fulfill(content_type="text/event-stream", body="retry: 100000\n\n")
     await expect(row).to_contain_text("while nobody listened")
     await page.unroute_all(behavior="ignoreErrors")
 
