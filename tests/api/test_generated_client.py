@@ -14,6 +14,7 @@ import pytest
 
 from scheduler_api.routes import document
 from tests.api.command_line import KEY
+from tests.support.once import once
 
 PACKAGE = "cronpost_client"
 
@@ -21,15 +22,17 @@ PACKAGE = "cronpost_client"
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the generated package. The generator needs no network."""
-    folder = tmp_path_factory.mktemp("generated")
+    return once(tmp_path_factory, "generated_client", generate)
+
+
+def generate(folder: Path) -> None:
     (folder / "openapi.json").write_text(json.dumps(document(keys=True)))
     # Its post hooks would run ruff on the code.
     (folder / "config.yml").write_text(f"post_hooks: []\npackage_name_override: {PACKAGE}\n")
     command = [sys.executable, "-m", "openapi_python_client", "generate", "--path", "openapi.json", "--meta", "none"]
-    command += ["--config", "config.yml", "--output-path", PACKAGE, "--fail-on-warning"]
+    command += ["--config", "config.yml", "--output-path", PACKAGE, "--fail-on-warning", "--overwrite"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 @pytest.fixture
