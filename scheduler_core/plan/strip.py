@@ -71,11 +71,11 @@ class Cell(msgspec.Struct):
     first_ms: int
     last_ms: int
     fire_times: dict[Kind, int] = {}
-    """How many fire times of the trigger have which result."""
+    """The number of fire times of the trigger by result."""
     requested: dict[Kind, int] = {}
-    """How many other runs have which result: manual runs, continuations, backfills and replays."""
+    """The number of other runs by result: manual runs, continuations, backfills and replays."""
     reasons: dict[str, int] = {}
-    """Why fire times were missed or wait."""
+    """The number of missed and waiting fire times by reason."""
     run: Run | None = None
     """The run with the worst result; the latest one of several."""
     run_kind: Kind | None = None
@@ -140,7 +140,7 @@ def strip_steps(
 ) -> Generator[None, None, Strip]:
     """Return the strip of [from, to], at most ``LONGEST_WINDOW_MS`` long, from the account of the same moment.
 
-    A generator that pauses often, so that the caller can let others work. ``runs``: the records of the settled runs in
+    A generator that yields often, so that the caller can serve other requests in between. ``runs``: the records of the settled runs in
     the window; of others only their entry is known.
     """
     trigger = None if job is None else trigger_of(job)

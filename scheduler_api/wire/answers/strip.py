@@ -66,12 +66,12 @@ class StripCell(Described):
     first_fire_time: Instant
     last_fire_time: Instant
     kind: StripKind
-    fire_times: Annotated[dict[str, int], _counts("How many fire times of the trigger have which result.", _KINDS)]
+    fire_times: Annotated[dict[str, int], _counts("The number of fire times of the trigger by result.", _KINDS)]
     requested: Annotated[
         dict[str, int],
         _counts("The same for other runs: manual runs, continuations, backfills and replays.", _KINDS),
     ]
-    reasons: Annotated[dict[str, int], _counts("Why fire times were missed, or wait to be run.", _REASONS)]
+    reasons: Annotated[dict[str, int], _counts("The number of missed and waiting fire times by reason.", _REASONS)]
     run: Annotated[
         StripRun | None, Meta(description="The run with the worst result, the latest of several; null: no run.")
     ]
