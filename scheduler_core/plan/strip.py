@@ -140,8 +140,8 @@ def strip_steps(
 ) -> Generator[None, None, Strip]:
     """Return the strip of [from, to], at most ``LONGEST_WINDOW_MS`` long, from the account of the same moment.
 
-    A generator that yields often, so that the caller can serve other requests in between. ``runs``: the records of the settled runs in
-    the window; of others only their entry is known.
+    A generator that yields often, so that the caller can serve other requests in between. ``runs``: the records of the
+    settled runs in the window; of others only their entry is known.
     """
     trigger = None if job is None else trigger_of(job)
     marks: list[_Mark] = []
