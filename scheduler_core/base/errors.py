@@ -322,10 +322,8 @@ class AlertChannelInUse(CronpostError):
 
     def __init__(self, channel_id: int, rules: Sequence[int]) -> None:
         shown = ", ".join(map(str, rules[:10]))
-        super().__init__(
-            f"the rule{'s' if len(rules) > 1 else ''} {shown} use{'' if len(rules) > 1 else 's'} the alert channel "
-            f"{channel_id}; give them another channel, or delete them first"
-        )
+        use, them = (f"the rules {shown} use", "them") if len(rules) > 1 else (f"the rule {shown} uses", "it")
+        super().__init__(f"{use} the alert channel {channel_id}; give {them} another channel, or delete {them} first")
 
 
 class TooManyAlertEntries(CronpostError):

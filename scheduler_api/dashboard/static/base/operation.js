@@ -1,4 +1,4 @@
-// Operations on many jobs or runs: wait for their end, and say what they left out.
+// Operations on many jobs or runs: waits for their end, and words what they skipped.
 
 import { get, path } from "./api.js";
 import { count } from "./time.js";

@@ -1,4 +1,4 @@
-// What the id of a job says: a job, a schedule, a one-off task, or the try of a target.
+// Derives from the id of a job whether it is a job, a schedule, a one-off task, or the try of a target.
 
 import { path } from "./api.js";
 import { bdi, link } from "./dom.js";

@@ -1,4 +1,4 @@
-// Runs: their states, what can be done with one, and how one is put in a line of a list.
+// Runs: states, actions, and the line of a run in a list.
 
 import { get, path, send } from "./api.js";
 import { attempt, confirm, showError, toast } from "./dialog.js";

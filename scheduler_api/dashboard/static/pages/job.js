@@ -1,4 +1,4 @@
-// One job: what it is, what it did, what it waits for, and what can be done with it.
+// One job: definition, state, waiting runs, history and actions.
 
 import { get, isAbort, path } from "../base/api.js";
 import { badge } from "../base/badge.js";

@@ -1,4 +1,4 @@
-// The dialogs of a job's page: what is asked before something is done.
+// The dialogs that a job's page opens before an action.
 
 import { get, idempotencyKey, isAbort, path, send } from "../base/api.js";
 import { attempt, dialog, showError, toast } from "../base/dialog.js";

@@ -1,4 +1,4 @@
-// What a change of a job would do, what somebody else changed meanwhile, and the same request with curl.
+// A change of a job before it is saved: its effect, changes of others in between, and the same request with curl.
 
 import { get, path } from "../base/api.js";
 import { dialog } from "../base/dialog.js";

@@ -1,4 +1,4 @@
-// The parts of the job form that say what is sent and where: endpoint or target, body, credentials, signature.
+// The parts of the job form for the request: endpoint or target, body, credentials, signature.
 
 import { element, fill } from "../base/dom.js";
 import { field, input, select, setProblem } from "../base/form.js";

@@ -1,4 +1,4 @@
-// The part of the job form that says when the job fires, and the explanation beside it.
+// The part of the job form for the trigger, with the explanation beside it.
 
 import { get } from "../base/api.js";
 import { bdi, element, fill } from "../base/dom.js";

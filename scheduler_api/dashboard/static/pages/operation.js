@@ -1,4 +1,4 @@
-// One operation on many jobs or runs: how far it is, what it skipped and why, its first errors; it can be cancelled.
+// One operation on many jobs or runs: progress, skipped jobs with reasons, first errors, and Cancel.
 
 import { get, isAbort, path, send } from "../base/api.js";
 import { badge } from "../base/badge.js";

@@ -1,4 +1,4 @@
-// The overview: is everything fine, what is not, what fires now and next, how it went, what is coming.
+// The overview: problems, running and next fires, results of the last hour or day, and the forecast.
 
 import { get } from "../base/api.js";
 import { copyable, element, fill, link } from "../base/dom.js";
