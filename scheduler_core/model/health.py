@@ -1,4 +1,4 @@
-"""The health of a job: what its last runs and its waiting run say."""
+"""The health of a job, derived from its last runs and its waiting run."""
 
 from __future__ import annotations
 

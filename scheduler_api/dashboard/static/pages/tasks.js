@@ -32,7 +32,7 @@ export async function show(view) {
   const status = () => view.query.get("status") ?? "";
   const body = page(view, {
     title: "Tasks",
-    about: "One-off tasks call a URL once and again until it answers 2xx.",
+    about: "One-off tasks call a URL until it answers 2xx, or until their retries are used up.",
     actions: [
       button("Retry all stale…", () => retryAll()),
       button("Settings", () => settings(view)),
