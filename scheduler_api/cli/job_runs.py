@@ -32,7 +32,7 @@ def cancel(server: Server, job_id: str) -> None:
 @click.command()
 @click.argument("job_id", shell_complete=complete_job)
 @click.option("--current", is_flag=True, help="Also if the job was changed since: use its definition of now.")
-@click.option("--force", is_flag=True, help="Also if the run was run again before.")
+@click.option("--force", is_flag=True, help="Also if the run was replayed before.")
 @with_server
 def retry(server: Server, job_id: str, current: bool, force: bool) -> None:
     """Run the latest failed run of a job again, as a new run with the same fire time."""

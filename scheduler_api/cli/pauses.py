@@ -11,7 +11,7 @@ from scheduler_api.cli.client import Server, with_server
 from scheduler_api.cli.instants import FUTURE_FORMAT, instant_option
 from scheduler_api.cli.output import printable, table
 
-UNTIL_HELP = f"Resume then, without a command: {FUTURE_FORMAT}."
+UNTIL_HELP = f"The end, at which it resumes by itself: {FUTURE_FORMAT}."
 NOTE_HELP = "The reason, shown with the pause; at most 1000 characters."
 
 

@@ -169,7 +169,7 @@ def cancel_run(server: Server, run_id: str) -> None:
 @runs.command()
 @click.argument("run_id", shell_complete=complete_run)
 @click.option("--current", is_flag=True, help="Also if the job was changed since: use its definition of now.")
-@click.option("--force", is_flag=True, help="Also if the run succeeded or was run again before.")
+@click.option("--force", is_flag=True, help="Also if the run succeeded or was replayed before.")
 @with_server
 def retry(server: Server, run_id: str, current: bool, force: bool) -> None:
     """Run a run that has ended again, as a new run with the same fire time."""

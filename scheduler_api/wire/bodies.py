@@ -205,7 +205,7 @@ class RetryRun(Described, forbid_unknown_fields=True):
             "Absent: the request is refused then."
         ),
     ] = UNSET
-    force: Annotated[bool, Meta(description="Also if the run succeeded or was run again before.")] = False
+    force: Annotated[bool, Meta(description="Also if the run succeeded or was replayed before.")] = False
 
 
 class Backfill(Described, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""``EventStore``: the protocol with which a shard stores events while somebody listens, and returns them."""
+"""``EventStore``: the protocol with which a shard stores events while a client listens, and returns them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Position(msgspec.Struct, frozen=True, order=True):
     """A place in the events of a shard."""
 
     epoch: int
-    """Changes when the stream begins anew: nobody listened for a minute, or the server failed over or restarted."""
+    """Changes when the stream begins anew: no client listened for a minute, or the server failed over or restarted."""
     number: int
     """Numbers the events of an epoch without gaps, from 1; 0: its beginning."""
 
@@ -37,7 +37,7 @@ class EventStore(Protocol):
     """The events of one shard."""
 
     is_watched: bool
-    """Whether somebody listens, as far as this process knows. If not, no event is made."""
+    """Whether a client listens, as this process last read. If not, no event is made."""
 
     async def listen(self, *, keep_ms: int = KEEP_MS) -> Position:
         """Keep the stream for ``keep_ms``, and begin it if there is none; returns the place of its latest event.
@@ -54,7 +54,7 @@ class EventStore(Protocol):
         ...
 
     async def append_events(self, events: Sequence[Event]) -> None:
-        """Append events that belong to no change of a job. Does nothing while nobody listens."""
+        """Append events that belong to no change of a job. Does nothing while no client listens."""
         ...
 
     def run_started(self, job: Job, run: Run, at_ms: int) -> None:

@@ -1,8 +1,8 @@
 """Examines the jobs of one shard for the alert rules: those that changed, those whose time has come, and those that are
 due and not started.
 
-A turn examines a bounded number of jobs, page by page. Each page is saved in one step with the findings that it led to,
-against the version of the sweep. If the node dies, or another node saves first, nothing of the page is stored.
+A turn examines a bounded number of jobs, page by page. Each page is saved in one step with its findings, against
+the version of the sweep. If the node dies, or another node saves first, nothing of the page is stored.
 """
 
 from __future__ import annotations

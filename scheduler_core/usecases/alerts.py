@@ -119,8 +119,8 @@ class AlertService:
     async def delete_rule(self, rule_id: int) -> None:
         """Delete a rule. Messages that wait are not sent. Raises AlertRuleNotFound.
 
-        After the last rule, the node with the lease stops the listing of changed jobs. Here, that could follow the
-        start of the listing for a rule that another client has added since.
+        After the last rule, the node with the lease stops the listing of changed jobs. This method does not: its stop
+        could arrive after the start for a rule that another client has added since.
         """
         await self._remove(lambda book: _rule_of(book, rule_id))
 

@@ -50,7 +50,7 @@ class TargetTries:
         self._clock = clock
 
     async def send(self, target_id: int, *, key: str | None = None) -> TargetTry:
-        """Request one request to a target. On return it is stored; a node sends it at once, also during a pause.
+        """Store one request to a target. On return it is stored; a node sends it at once, also during a pause.
 
         ``key``: the ``Idempotency-Key``; a repetition within a day returns the first result, also if the target was
         changed since. Raises TargetNotFound, CorruptDocument, NoNode, RunConflict and KeyReused.

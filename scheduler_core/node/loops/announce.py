@@ -19,7 +19,7 @@ GATHER_SECONDS = 0.2
 
 
 class Announcer(Service):
-    """Appends the starts of runs in batches while somebody listens. Waits without a timer while nobody does."""
+    """Appends the starts of runs in batches while a client listens. Waits without a timer while none does."""
 
     name = "announce"
 

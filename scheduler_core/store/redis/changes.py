@@ -124,7 +124,7 @@ class Changes(Events):
         )
 
     def _needs_events(self, answers: list[Any]) -> bool:
-        """Learn from the answers of a script whether somebody listens, and return whether it did nothing because its
+        """Read from the answers of a script whether a client listens, and return whether it did nothing because its
         events are missing. Removes what the script adds for this."""
         if answers == [WATCHED]:
             self.is_watched = True

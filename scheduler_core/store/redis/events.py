@@ -1,4 +1,4 @@
-"""Stores the events of a shard in a stream while somebody listens, and reads them."""
+"""Stores the events of a shard in a stream while a client listens, and reads them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from scheduler_core.store.redis.shard import RedisShard
 MOST_STARTED = 10_000
 """The most events of started runs that wait to be appended."""
 WATCHED = b"watched"
-"""The message to nodes that somebody listens; also the answer of a script that needs the events of its changes."""
+"""The message to nodes that a client listens; also the answer of a script that needs the events of its changes."""
 UNWATCHED = b"unwatched"
-"""What a script adds to its answers when it was given events and nobody listens."""
+"""What a script adds to its answers when it was given events and no client listens."""
 UNREADABLE = Event("")
 """Stands for an entry that cannot be read."""
 

@@ -178,7 +178,7 @@ class Keys(msgspec.Struct, frozen=True):
 
     @property
     def events(self) -> str:
-        """Stream: events of jobs, runs and nodes, while somebody listens."""
+        """Stream: events of jobs, runs and nodes, while a client listens."""
         return f"{self.root}:events"
 
     @property

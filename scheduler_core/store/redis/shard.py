@@ -35,7 +35,7 @@ class RedisShard:
     clock: RedisClock | None = None
     """Redis's clock, from which the deadline of clients' changes is computed (``write``); None: they have none."""
     is_watched = False
-    """Whether somebody listens to events, as far as this process knows (``EventStore``)."""
+    """Whether a client listens to events, as this process last read (``EventStore``)."""
 
     def __init__(
         self,

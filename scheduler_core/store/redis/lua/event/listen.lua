@@ -1,14 +1,15 @@
 -- Keep the stream of events for a listener, and begin it if there is none.
 --
 -- Guarantee: an epoch belongs to one server and one life of the stream. If another server has become the master, or the
--- same one has restarted, entries may be lost, so a new epoch begins, and a reader finds that its position belongs to another one.
+-- same one has restarted, entries may be lost, so a new epoch begins, and a reader finds that its position belongs to
+-- another one.
 --
 -- KEYS
 --   1 events     stream: see lib/events.lua
 --   2 listening  string: the server (its run id) and the epoch of the stream
 -- ARGV
 --   1 keep     ms: how long the stream is kept from now on
---   2 channel  text: where nodes receive that somebody listens
+--   2 channel  text: where nodes receive that a client listens
 -- Returns
 --   {epoch, number of its latest entry}, as texts
 -- Cost: O(1); seven commands. O(entries) if a new epoch begins.

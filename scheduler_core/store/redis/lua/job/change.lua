@@ -49,8 +49,8 @@
 --   for each change: 'ok'; 'changed' if the job is not what the caller planned from, or an answer is stored under the
 --   key, or the marked run has another record; {error} if the list of its job's history has the wrong type (nothing
 --   of the job was written)
---   then 'unwatched' if `events` was given and nobody listens
---   only 'watched' if `events` was empty and somebody listens: nothing was done, send it again with events
+--   then 'unwatched' if `events` was given and no client listens
+--   only 'watched' if `events` was empty and a client listens: nothing was done, send it again with events
 -- Cost: O(changes × log(claim keys)); two to seven commands, and one or more per change.
 
 local due, jobs, states, leases, ids, retrying, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]

@@ -30,8 +30,8 @@
 --   else as job/read returns it: {definition or false, state or false, lease or false, number of child runs if there is
 --   no definition}, or 'large' if the reply already holds 2 MiB of definitions and states
 --   downtimes = how many were ever recorded, a space, and those that are kept
---   then 'unwatched' if `events` was given and nobody listens
---   or only {'watched'} if `events` was empty and somebody listens: nothing was done, send it again with events
+--   then 'unwatched' if `events` was given and no client listens
+--   or only {'watched'} if `events` was empty and a client listens: nothing was done, send it again with events
 -- Cost: O(jobs × log(all jobs)); two commands per 8 jobs, ten to twelve commands, and one per new job while child runs
 -- are open.
 

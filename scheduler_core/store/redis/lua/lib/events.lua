@@ -4,7 +4,7 @@
 --   append_events(stream, packed, replies)
 --
 -- Guarantee: an event is appended in the step that makes its change, and only if the change was made, so the events of a
--- job are in the order of its changes. The stream exists while somebody listens (event/listen); without it nothing is
+-- job are in the order of its changes. The stream exists while a client listens (event/listen); without it nothing is
 -- written. The numbers of entries have no gaps: a reader recognises entries that were trimmed. The stream is bounded in
 -- entries and in bytes.
 --
@@ -13,7 +13,7 @@
 --            epoch up to this one), `t` (epoch ms by this server's clock) and `e` (event; empty: the beginning)
 --   packed   msgpack: for each item of the batch an array of its events; empty: no listener is known
 --   replies  table: the reply to each item; only those with 'ok' are appended. nil: all are
--- Returns whether somebody may listen: false if events were given and the stream does not exist.
+-- Returns whether a client may listen: false if events were given and the stream does not exist.
 -- Cost: O(events); three commands, and one per event.
 
 local function append_events(stream, packed, replies)

@@ -22,7 +22,7 @@
 --   10 facts          bytes: msgpack; empty: none are stored on this shard
 -- Returns
 --   {downtime count, downtimes as 'after:until,after:until,...', number of nodes with a heartbeat within lived_gap,
---   store id, 1 if somebody listens to events}
+--   store id, 1 if a client listens to events}
 -- Cost: O(nodes).
 
 local nodes, meta, claims, events, facts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
