@@ -38,12 +38,14 @@ async def test_a_channel_is_tested_and_a_rule_previewed_and_stored(pages: Pages,
     await dialog.get_by_role("button", name="Show matching jobs").click()
     await expect(dialog.locator("[role=status]")).to_contain_text("<i>job")
     await dialog.get_by_label("No success for too long").check()
-    await dialog.get_by_label("No success for (seconds)").fill("5")
+    success = dialog.locator("[data-field=no_success_seconds]")
+    await success.get_by_label("Unit").select_option("seconds")
+    await success.get_by_label("No success for").fill("5")
     await dialog.get_by_label("Name").fill("silent")
     await dialog.get_by_role("button", name="Create the rule").click()
-    await expect(dialog.locator("[data-field=no_success_seconds] .problem")).to_contain_text("from 60")
+    await expect(success.locator(".problem")).to_contain_text("from 60")
     assert await axe(page) == []
-    await dialog.get_by_label("No success for (seconds)").fill("3600")
+    await success.get_by_label("No success for").fill("3600")
     await dialog.get_by_role("button", name="Create the rule").click()
     await expect(page.get_by_role("table", name="Rules")).to_contain_text("no success for 1 h")
     (rule,) = server.get("/alerts/rules")["rules"]

@@ -50,13 +50,13 @@ async def test_failed_runs_of_a_filter_run_again_after_a_count(pages: Pages, ser
         failed_run(server, "many")
     server.runner.set("http://runner.test/many", 200)
     page = await pages.open("/ui/runs?job_id=many")
-    await page.get_by_role("button", name="Run failed ones again").click()
-    dialog = page.get_by_role("dialog", name="Run 2 runs again?")
+    await page.get_by_role("button", name="Replay failed runs").click()
+    dialog = page.get_by_role("dialog", name="Replay 2 runs?")
     await expect(dialog).to_contain_text("2 runs match: state failed, lost, conflict, job many.")
     await dialog.get_by_role("button", name="Cancel").click()
     assert [run["reason"] for run in server.get("/runs?job_id=many")] == ["manual", "manual"]
-    await page.get_by_role("button", name="Run failed ones again").click()
-    await dialog.get_by_role("button", name="Run 2 again").click()
+    await page.get_by_role("button", name="Replay failed runs").click()
+    await dialog.get_by_role("button", name="Replay 2 runs").click()
     await expect(page.locator("#main tbody tr").filter(has_text="Succeeded")).to_have_count(2)
 
 

@@ -31,7 +31,7 @@ export function runDuration(run) {
 /** Show what a run ended with in one line: its status code or its error. */
 export function answerText(run) {
   if (run.status_code) return fragment(element("span", { class: "mono" }, String(run.status_code)));
-  if (run.error_message) return bdi(run.error_message);
+  if (run.error_message) return bdi(run.error_message, { title: run.error_message });
   return "–";
 }
 

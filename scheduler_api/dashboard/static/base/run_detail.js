@@ -142,15 +142,15 @@ function exchange(run) {
   const kept = run.request_headers !== null || run.response_headers !== null || run.request_body || run.response_body;
   return element("div", { class: "columns exchange" },
     section("Request", {},
-      run.request_url ? element("p", { class: "request-line" }, element("strong", { class: "mono" }, `${run.request_method ?? ""} `), safeLink(run.request_url)) : element("p", { class: "soft" }, "Not known before the first attempt has ended."),
+      run.request_url ? element("p", { class: "url" }, element("strong", { class: "mono" }, `${run.request_method ?? ""} `), safeLink(run.request_url)) : element("p", { class: "soft" }, "Not known before the first attempt has ended."),
       headersOf(run.request_headers),
       bodyBox(run.request_body, "Body of the request")),
     section("Answer", {},
       run.status_code ? element("p", {}, badge(run.status_code < 300 ? "SUCCESS" : "FAILED", { text: `${run.status_code}` }), " ", element("span", { class: "soft" }, `${duration(run.latency_ms)}, ${bytes(run.response_size_bytes)}`))
         : element("p", { class: "soft" }, isOpen(run) ? "No answer yet." : "No answer arrived."),
       headersOf(run.response_headers),
-      bodyBox(run.response_body, "Body of the answer"),
-      !kept && !isOpen(run) ? element("p", { class: "soft" }, "Headers and bodies of successful runs are kept only for jobs with keep_answers, and for schedules.") : null));
+      bodyBox(run.response_body, "Body of the answer", run.response_size_bytes),
+      !kept && !isOpen(run) ? element("p", { class: "soft" }, "Of successful runs, headers and bodies are kept only for schedules and for tries of targets.") : null));
 }
 
 function headersOf(headers) {
@@ -161,8 +161,11 @@ function headersOf(headers) {
     element("dl", { class: "headers" }, rows.map(([name, value]) => element("div", {}, element("dt", {}, bdi(name)), element("dd", {}, bdi(value))))));
 }
 
-/** Show a body: JSON is indented, everything else is shown as it came. A long body is cut, with a button for the rest. */
-export function bodyBox(text, label) {
+/**
+ * Show a body: JSON is indented, everything else is shown as it came. A long body is cut, with a button for the rest.
+ * `size`: the bytes that were received; often only the first of them are kept.
+ */
+export function bodyBox(text, label, size = null) {
   if (!text) return null;
   let shown = text;
   let isJson = false;
@@ -174,9 +177,10 @@ export function bodyBox(text, label) {
       // Not JSON, or cut off.
     }
   }
+  const kept = new TextEncoder().encode(text).length;
   const isCut = shown.length > LONGEST_SHOWN;
   const pre = element("pre", { class: "code-box", tabindex: "0", role: "region", "aria-label": label }, bdi(isCut ? shown.slice(0, LONGEST_SHOWN) : shown));
   const all = isCut ? button("Show all", () => { pre.replaceChildren(bdi(shown)); all.remove(); pre.focus(); }, { kind: "plain small" }) : null;
   return element("div", { class: "stack" }, pre,
-    element("div", { class: "row soft body-about" }, `${bytes(new TextEncoder().encode(text).length)}${isJson ? ", shown indented" : ""}`, element("span", { class: "row" }, all, copyButton(text))));
+    element("div", { class: "row soft body-about" }, `${size > kept ? `The first ${bytes(kept)} of ${bytes(size)} are kept` : bytes(kept)}${isJson ? ", shown indented" : ""}`, element("span", { class: "row" }, all, copyButton(text))));
 }

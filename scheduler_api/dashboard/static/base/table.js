@@ -10,8 +10,9 @@ const TABLES = new WeakMap();
  * @param {object} options
  * @param {string} options.label accessible name
  * @param {Array<{key: string, title: string, render: (row) => Node|string|null, align?: "right", sort?: string,
- *   phone?: "title"|"hide", bare?: boolean}>} options.columns `sort`: the value for `onsort`; `phone: "title"`: heads the card and
- *   carries the link of the row (default: the first column); `"hide"`: not shown on a phone;
+ *   phone?: "title"|"wide"|"hide", width?: string, bare?: boolean}>} options.columns `sort`: the value for `onsort`; `phone: "title"`: heads the card and
+ *   carries the link of the row (default: the first column); `"wide"`: takes the whole width of the card; `"hide"`: not shown on a phone;
+ *   `width`: of the column on a wide window ("30%"), for text that can be long; the others are as wide as their content;
  *   `bare`: the title is for screen readers only
  * @param {object[]} [options.rows]
  * @param {(row) => string} [options.id] identity of a row across refreshes; default row.id
@@ -26,6 +27,7 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
   const lines = new Map(); // id -> {node, text, row}
   const chosen = new Set();
   let current = null; // the id of the row that has the keyboard
+  const wide = columns.some((one) => one.width); // then the other columns are as wide as their content
   const titleKey = (columns.find((one) => one.phone === "title") ?? columns[0]).key;
   const all = select ? element("input", { type: "checkbox", "aria-label": "Select all rows shown", onchange: () => chooseAll() }) : null;
   const head = element("tr", { role: "row" }, select ? element("th", { class: "select", role: "columnheader", scope: "col" }, all) : null);
@@ -40,7 +42,7 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
     if (!column.title) return element("td", { role: "cell" }); // a header without text says nothing
     const active = sort && column.sort && sort.by === column.sort;
     const descending = column.sort?.startsWith("-");
-    return element(
+    const node = element(
       "th",
       { role: "columnheader", scope: "col", class: column.align === "right" ? "right" : "", "aria-sort": active ? (descending ? "descending" : "ascending") : null },
       sort && column.sort
@@ -48,6 +50,8 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
             element("span", { class: "sort-mark", "aria-hidden": "true" }, active ? (descending ? "↓" : "↑") : ""))
         : column.bare ? element("span", { class: "visually-hidden" }, column.title) : column.title,
     );
+    if (column.width) node.style.width = column.width;
+    return node;
   }
 
   function cells(row) {
@@ -58,7 +62,8 @@ export function table({ label, columns, rows = [], id = (row) => row.id, rowLink
         content = link(to, content);
         content.className = "row-link";
       }
-      const kind = [column.align === "right" ? "right" : "", column.key === titleKey ? "title" : "", column.phone === "hide" ? "phone-hide" : ""];
+      if (Array.isArray(content)) content = element("span", {}, content); // one text, also in a card
+      const kind = [column.align === "right" ? "right" : "", column.key === titleKey ? "title" : "", ["hide", "wide"].includes(column.phone) ? `phone-${column.phone}` : "", wide && !column.width ? "content" : ""];
       return element("td", { role: "cell", class: kind.filter(Boolean).join(" "), dataset: { label: column.bare ? "" : column.title } }, content);
     });
     if (select) shown.unshift(element("td", { role: "cell", class: "select" }, box(row)));

@@ -1,9 +1,12 @@
 // Alerts: rules, channels, the jobs with alarms, and the messages.
 
-import { get, path, send } from "../base/api.js";
+import { get, isAbort, path, send } from "../base/api.js";
 import { badge, label } from "../base/badge.js";
-import { attempt, confirm, dialog, toast } from "../base/dialog.js";
-import { bdi, element, link } from "../base/dom.js";
+import { attempt, confirm, dialog, showError, toast } from "../base/dialog.js";
+import { bdi, element, fill, link } from "../base/dom.js";
+import { jobPath } from "../base/owner.js";
+import { pagedList } from "../base/paged_list.js";
+import { poll } from "../base/poll.js";
 import { table } from "../base/table.js";
 import { ago, count, duration, plural, until } from "../base/time.js";
 import { button, empty, failed, loading, page, section } from "../base/view.js";
@@ -12,7 +15,7 @@ import { channelForm, ruleForm } from "./alerts_forms.js";
 export const styles = ["runs.css"];
 
 const REFRESH_MS = 10_000;
-const SHOWN = 50;
+const SHOWN = 20;
 
 export async function show(view) {
   const { signal } = view;
@@ -26,109 +29,117 @@ export async function show(view) {
   let channels = [];
   const place = element("div", {}, loading());
   body.append(place);
-  const parts = { state: null, rules: null, channels: null, sent: null };
-  let drawn = null;
+  const state = pagedList({ table: stateTable, more: "More jobs", read: async (cursor) => {
+    const answer = await get("/alerts/state", { query: { limit: SHOWN, cursor }, signal });
+    return { rows: answer.jobs.map((one) => ({ id: one.job_id, ...one })), next: answer.next };
+  } });
+  const sent = pagedList({ table: sentTable, more: "Older messages", read: async (cursor) => {
+    const answer = await get("/alerts/sent", { query: { limit: SHOWN, cursor }, signal });
+    return { rows: answer.messages, next: answer.next };
+  } });
+  let drawn = null; // {node, rules, channels}: the frame with its tables
 
   async function refresh() {
     try {
-      const [rules, found, state, sent] = await Promise.all([
-        get("/alerts/rules", { signal }), get("/alerts/channels", { signal }),
-        get("/alerts/state", { query: { limit: SHOWN }, signal }), get("/alerts/sent", { query: { limit: SHOWN }, signal })]);
+      const [rules, found] = await Promise.all([get("/alerts/rules", { signal }), get("/alerts/channels", { signal }), state.refresh(), sent.refresh()]);
       channels = found.channels;
       addRule.disabled = !channels.length;
       addRule.title = channels.length ? "" : "First add a channel";
-      if (!rules.rules.length && !channels.length && !sent.messages.length) return first();
-      draw(rules.rules, state, sent.messages);
+      if (!rules.rules.length && !channels.length && sent.table() && !sent.rows().length) return first();
+      draw(rules.rules);
     } catch (error) {
-      if (error.name !== "AbortError" && !drawn) place.replaceChildren(failed(error, refresh));
+      if (!isAbort(error) && !drawn) fill(place, failed(error, refresh));
     }
   }
 
   function first() {
     drawn = null;
-    place.replaceChildren(empty({
+    fill(place, empty({
       title: "No alerts yet",
       text: "First add a channel: a webhook, Slack or e-mail. Then add a rule that selects the failures to report there.",
       action: button("Add a channel", () => edit(channelForm({ signal }), "New channel"), { kind: "primary" }),
     }));
   }
 
-  function draw(rules, state, messages) {
+  function draw(rules) {
     const names = new Map(channels.map((one) => [one.id, one.name]));
     if (!drawn) {
-      parts.state = stateTable();
-      parts.rules = rulesTable(names);
-      parts.channels = channelsTable();
-      parts.sent = sentTable();
-      drawn = element("div", { class: "stack loose" },
-        section("Alarming now", {}, parts.state.node),
-        section("Rules", {}, parts.rules.node),
-        section("Channels", {}, parts.channels.node),
-        section("Sent", { about: "The latest messages, also those that wait or failed." }, parts.sent.node));
-      place.replaceChildren(drawn);
+      drawn = { rules: rulesTable(), channels: channelsTable() };
+      drawn.node = element("div", { class: "stack loose" },
+        section("Alarming now", {}, state.node),
+        section("Rules", {}, drawn.rules.node),
+        section("Channels", {}, drawn.channels.node),
+        section("Sent", { about: "The latest messages, also those that wait or failed." }, sent.node));
+      fill(place, drawn.node);
     }
-    parts.state.update(state.jobs.map((one) => ({ id: one.job_id, ...one })));
-    parts.rules.update(rules.map((one) => ({ ...one, channel_names: one.channels.map((id) => names.get(id) ?? String(id)) })));
-    parts.channels.update(channels);
-    parts.sent.update(messages);
+    drawn.rules.update(rules.map((one) => ({ ...one, channel_names: one.channels.map((id) => names.get(id) ?? String(id)) })));
+    drawn.channels.update(channels);
   }
 
-  const stateTable = () => table({
-    label: "Alarming now",
-    columns: [
-      { key: "job", title: "Job", phone: "title", render: (one) => bdi(one.job_id) },
-      { key: "on", title: "Condition", render: (one) => element("span", { class: "row-actions" }, one.alarms.map((alarm) => condition(alarm.on))) },
-      { key: "rule", title: "Rule", render: (one) => one.alarms.map((alarm, index) => [index ? ", " : "", bdi(alarm.rule_name)]) },
-      { key: "since", title: "Since", align: "right", render: (one) => ago(one.alarms[0].since) },
-    ],
-    rowLink: (one) => `/ui/jobs/${encodeURIComponent(one.job_id)}`,
-    empty: element("p", { class: "soft" }, "No condition of a rule holds now."),
-  });
+  function stateTable() {
+    return table({
+      label: "Alarming now",
+      columns: [
+        { key: "job", title: "Job", phone: "title", width: "45%", render: (one) => bdi(one.job_id) },
+        { key: "on", title: "Condition", render: (one) => element("span", { class: "row-actions" }, [...new Set(one.alarms.map((alarm) => alarm.on))].map(condition)) },
+        { key: "rule", title: "Rule", width: "35%", render: (one) => [...new Set(one.alarms.map((alarm) => alarm.rule_name))].map((name, index) => [index ? ", " : "", bdi(name)]) },
+        { key: "since", title: "Since", align: "right", render: (one) => ago(one.alarms.map((alarm) => alarm.since).sort()[0]) },
+      ],
+      rowLink: (one) => jobPath(one.job_id),
+      empty: element("p", { class: "soft" }, "No condition of a rule holds now."),
+    });
+  }
 
-  const rulesTable = () => table({
-    label: "Rules",
-    columns: [
-      { key: "name", title: "Rule", phone: "title", render: (one) => bdi(one.name) },
-      { key: "on", title: "Reports", render: (one) => wordsOf(one) },
-      { key: "jobs", title: "Jobs", render: (one) => scopeOf(one) },
-      { key: "channels", title: "Channels", render: (one) => one.channel_names.map((name, index) => [index ? ", " : "", bdi(name)]) },
-      { key: "enabled", title: "State", render: (one) => badge(one.enabled ? "active" : "paused", { text: one.enabled ? "On" : "Off" }) },
-      { key: "actions", title: "Actions", bare: true, align: "right", render: (one) => element("span", { class: "row-actions" },
-        button("Edit", () => edit(ruleForm({ old: one, channels, signal }), "Edit rule"), { kind: "small" }),
-        button(one.enabled ? "Turn off" : "Turn on", () => act(() => send("PATCH", path("alerts", "rules", one.id), { enabled: !one.enabled }, { signal }), one.enabled ? "The rule is off." : "The rule is on."), { kind: "small" }),
-        button("Delete", () => removeRule(one), { kind: "small danger" })) },
-    ],
-    id: (one) => String(one.id),
-    empty: empty({ title: "No rule yet", text: "A rule reports failures, misses or silence of jobs on the channels below.", action: button("Add a rule", () => edit(ruleForm({ channels, signal }), "New rule"), { kind: "primary" }) }),
-  });
+  function rulesTable() {
+    return table({
+      label: "Rules",
+      columns: [
+        { key: "name", title: "Rule", phone: "title", width: "20%", render: (one) => bdi(one.name) },
+        { key: "on", title: "Reports", phone: "wide", width: "35%", render: (one) => wordsOf(one) },
+        { key: "jobs", title: "Jobs", width: "15%", render: (one) => scopeOf(one) },
+        { key: "channels", title: "Channels", width: "20%", render: (one) => one.channel_names.map((name, index) => [index ? ", " : "", bdi(name)]) },
+        { key: "enabled", title: "State", render: (one) => badge(one.enabled ? "active" : "paused", { text: one.enabled ? "On" : "Off" }) },
+        { key: "actions", title: "Actions", bare: true, align: "right", render: (one) => element("span", { class: "row-actions" },
+          button("Edit", () => edit(ruleForm({ old: one, channels, signal }), "Edit rule"), { kind: "small" }),
+          button(one.enabled ? "Turn off" : "Turn on", () => act(() => send("PATCH", path("alerts", "rules", one.id), { enabled: !one.enabled }, { signal }), one.enabled ? "The rule is off." : "The rule is on."), { kind: "small" }),
+          button("Delete", () => removeRule(one), { kind: "small danger" })) },
+      ],
+      id: (one) => String(one.id),
+      empty: empty({ title: "No rule yet", text: "A rule reports failures, misses or silence of jobs on the channels below.", action: button("Add a rule", () => edit(ruleForm({ channels, signal }), "New rule"), { kind: "primary" }) }),
+    });
+  }
 
-  const channelsTable = () => table({
-    label: "Channels",
-    columns: [
-      { key: "name", title: "Channel", phone: "title", render: (one) => bdi(one.name) },
-      { key: "kind", title: "Kind", render: (one) => KINDS[one.kind] ?? one.kind },
-      { key: "to", title: "To", render: (one) => bdi(one.url ?? (one.to ?? []).join(", ")) },
-      { key: "actions", title: "Actions", bare: true, align: "right", render: (one) => element("span", { class: "row-actions" },
-        button("Edit", () => edit(channelForm({ old: one, signal }), "Edit channel"), { kind: "small" }),
-        button("Send a test", (event) => test(one, event.target), { kind: "small" }),
-        button("Delete", () => removeChannel(one), { kind: "small danger" })) },
-    ],
-    id: (one) => String(one.id),
-    empty: empty({ title: "No channel", text: "Add a webhook, Slack or e-mail." }),
-  });
+  function channelsTable() {
+    return table({
+      label: "Channels",
+      columns: [
+        { key: "name", title: "Channel", phone: "title", width: "30%", render: (one) => bdi(one.name) },
+        { key: "kind", title: "Kind", render: (one) => KINDS[one.kind] ?? one.kind },
+        { key: "to", title: "To", phone: "wide", width: "60%", render: (one) => (one.url ? element("span", { class: "url" }, bdi(one.url)) : bdi((one.to ?? []).join(", "))) },
+        { key: "actions", title: "Actions", bare: true, align: "right", render: (one) => element("span", { class: "row-actions" },
+          button("Edit", () => edit(channelForm({ old: one, signal }), "Edit channel"), { kind: "small" }),
+          button("Send a test", (event) => test(one, event.target), { kind: "small" }),
+          button("Delete", () => removeChannel(one), { kind: "small danger" })) },
+      ],
+      id: (one) => String(one.id),
+      empty: empty({ title: "No channel", text: "Add a webhook, Slack or e-mail." }),
+    });
+  }
 
-  const sentTable = () => table({
-    label: "Sent",
-    columns: [
-      { key: "state", title: "State", render: (one) => badge(one.state === "waiting" ? "retrying" : one.state, one.state === "waiting" ? { text: "Waiting" } : {}) },
-      { key: "what", title: "Message", phone: "title", render: (one) => [condition(one.event), " ", jobsOf(one)] },
-      { key: "rule", title: "Rule", render: (one) => bdi(one.rule_name) },
-      { key: "channel", title: "Channel", render: (one) => (one.channel_name === null ? element("span", { class: "soft" }, "Deleted") : bdi(one.channel_name)) },
-      { key: "result", title: "Result", render: (one) => [bdi(one.result || "–"), one.attempts > 1 ? ` (${plural(one.attempts, "attempt")})` : ""] },
-      { key: "at", title: "Time", align: "right", render: (one) => (one.next_attempt_at && one.attempts ? ["next ", until(one.next_attempt_at)] : ago(one.ended_at ?? one.created_at)) },
-    ],
-    empty: element("p", { class: "soft" }, "Nothing was sent yet. Send a test to see whether a channel works."),
-  });
+  function sentTable() {
+    return table({
+      label: "Sent",
+      columns: [
+        { key: "state", title: "State", render: (one) => badge(one.state === "waiting" && one.attempts ? "retrying" : one.state) },
+        { key: "what", title: "Message", phone: "title", width: "30%", render: (one) => [condition(one.event), " ", jobsOf(one)] },
+        { key: "rule", title: "Rule", width: "20%", render: (one) => bdi(one.rule_name) },
+        { key: "channel", title: "Channel", width: "15%", render: (one) => (one.channel_name === null ? element("span", { class: "soft" }, "Deleted") : bdi(one.channel_name)) },
+        { key: "result", title: "Result", phone: "wide", width: "30%", render: (one) => [bdi(one.result || "–"), one.attempts > 1 ? ` (${plural(one.attempts, "attempt")})` : ""] },
+        { key: "at", title: "Time", align: "right", render: (one) => (one.next_attempt_at && one.attempts ? ["Again ", until(one.next_attempt_at)] : ago(one.ended_at ?? one.created_at)) },
+      ],
+      empty: element("p", { class: "soft" }, "Nothing was sent yet. Send a test to see whether a channel works."),
+    });
+  }
 
   async function edit(form, title) {
     const stored = await form.open(title);
@@ -154,20 +165,18 @@ export async function show(view) {
       const answer = await send("POST", path("alerts", "channels", one.id, "test"), undefined, { signal });
       await dialog({
         title: answer.sent ? "The test arrived" : "The test did not arrive",
-        body: element("p", {}, badge(answer.sent ? "sent" : "failed"), " ", bdi(answer.detail), ` after ${duration(answer.latency_ms)}.`),
+        body: element("p", {}, badge(answer.sent ? "sent" : "failed"), " ", bdi(answer.detail), `, ${duration(answer.latency_ms)}`),
         actions: [{ text: "Close", value: null }],
         signal,
       });
     } catch (error) {
-      if (error.name !== "AbortError") toast(error.detail ?? error.message, "bad");
+      showError(error);
     } finally {
       control.disabled = false;
     }
   }
 
-  await refresh();
-  const timer = setInterval(() => !document.hidden && refresh(), REFRESH_MS);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  await poll(refresh, REFRESH_MS, { signal });
 }
 
 const KINDS = { webhook: "Webhook", slack: "Slack", email: "E-mail" };
@@ -180,7 +189,7 @@ function condition(on) {
 
 function jobsOf(message) {
   const first = message.jobs[0];
-  return [link(`/ui/jobs/${encodeURIComponent(first.job_id)}`, bdi(first.job_id)), message.count > 1 ? ` and ${count(message.count - 1)} more` : ""];
+  return [link(jobPath(first.job_id), bdi(first.job_id)), message.count > 1 ? ` and ${count(message.count - 1)} more` : ""];
 }
 
 /** What a rule reports, in words. */
@@ -194,7 +203,8 @@ function wordsOf(rule) {
     quarantine: "quarantine",
     auto_pause: `pauses after ${count(rule.pause_after_failures ?? 0)} failures`,
   };
-  return rule.on.map((one) => words[one]).join(", ");
+  const text = rule.on.map((one) => words[one]).join(", ");
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 function scopeOf(rule) {

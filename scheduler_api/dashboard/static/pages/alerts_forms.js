@@ -4,6 +4,7 @@ import { path, send } from "../base/api.js";
 import { formDialog } from "../base/dialog.js";
 import { bdi, element } from "../base/dom.js";
 import { clearProblems, field, input, select, showProblem } from "../base/form.js";
+import { spanInput } from "../base/span_input.js";
 import { count, plural } from "../base/time.js";
 import { button } from "../base/view.js";
 
@@ -25,13 +26,13 @@ export function ruleForm({ old = null, channels, signal }) {
   const targets = new Map(channels.map((one) => [one.id, checkbox(bdi(one.name), old ? old.channels.includes(one.id) : channels.length === 1)]));
   const labels = input({ value: Object.entries(old?.labels ?? {}).map(([key, value]) => (value === null ? key : `${key}:${value}`)).join(", "), placeholder: "team:billing, env" });
   const after = number(old?.after_failures ?? 1);
-  const late = number(old?.late_after_seconds ?? 300);
-  const success = number(old?.no_success_seconds ?? 86_400);
+  const late = spanInput(old?.late_after_seconds ?? 300);
+  const success = spanInput(old?.no_success_seconds ?? 86_400);
   const pause = number(old?.pause_after_failures ?? 5);
   const parts = {
     failure: field({ label: "Failures in a row", name: "after_failures", input: after, hint: "1: the first failure." }),
-    late: field({ label: "Late after (seconds)", name: "late_after_seconds", input: late }),
-    no_success: field({ label: "No success for (seconds)", name: "no_success_seconds", input: success, hint: "Needs no run: a job that never runs is reported too." }),
+    late: field({ label: "Late after", name: "late_after_seconds", input: late.node }),
+    no_success: field({ label: "No success for", name: "no_success_seconds", input: success.node, hint: "Needs no run: a job that never runs is reported too." }),
     auto_pause: field({ label: "Pause after failures in a row", name: "pause_after_failures", input: pause }),
   };
   const preview = element("p", { class: "hint", role: "status" });
@@ -57,8 +58,8 @@ export function ruleForm({ old = null, channels, signal }) {
         return colon < 0 ? [one, null] : [one.slice(0, colon), one.slice(colon + 1)];
       })),
       after_failures: on.includes("failure") ? whole(after) : 1,
-      ...(on.includes("late") ? { late_after_seconds: whole(late) } : {}),
-      ...(on.includes("no_success") ? { no_success_seconds: whole(success) } : {}),
+      ...(on.includes("late") ? { late_after_seconds: late.read() } : {}),
+      ...(on.includes("no_success") ? { no_success_seconds: success.read() } : {}),
       ...(on.includes("auto_pause") ? { pause_after_failures: whole(pause) } : {}),
       ...(old ? { enabled: old.enabled, group_seconds: old.group_seconds, miss_reasons: old.miss_reasons } : {}),
     };
@@ -97,7 +98,7 @@ export function channelForm({ old = null, signal }) {
   const password = input({ type: "password", value: old?.smtp?.password ?? "", autocomplete: "new-password" });
   const sender = input({ value: old?.from ?? "", placeholder: "cronpost@example.com" });
   const to = input({ value: (old?.to ?? []).join(", "), placeholder: "ops@example.com" });
-  const address = field({ label: "URL", name: "url", input: url, hint: "What is shown as *** stays as it is stored." });
+  const address = field({ label: "URL", name: "url", input: url, hint: old ? "What is shown as *** stays as it is stored." : null });
   const signature = field({ label: "Signing keys", name: "sign", input: key, optional: true, hint: "Standard Webhooks: whsec_ and base64. Two, separated by a comma, while a key changes." });
   const mail = element("div", { class: "stack" },
     field({ label: "SMTP server", name: "smtp.host", input: host }), field({ label: "Port", name: "smtp.port", input: port }),

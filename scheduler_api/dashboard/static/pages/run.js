@@ -4,7 +4,7 @@ import { path } from "../base/api.js";
 import { badge } from "../base/badge.js";
 import { bdi, element, fragment } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
-import { nameOf, triedTarget } from "../base/owner.js";
+import { isSchedule, isTask, nameOf, triedTarget } from "../base/owner.js";
 import { cancelRun, canRetry, isOpen, readRun, retryRun } from "../base/run.js";
 import { runDetail } from "../base/run_detail.js";
 import { ago } from "../base/time.js";
@@ -28,11 +28,11 @@ export async function show(view) {
       title: fragment(bdi(nameOf(run.job_id)), " ", badge(run.state)),
       name: `Run of ${run.job_id}`,
       crumbs: [["Runs", "/ui/runs"]],
-      about: run.completed_at ? fragment("Run that ended ", ago(run.completed_at)) : run.started_at ? fragment("Run that started ", ago(run.started_at)) : "Run that has not started",
+      about: run.completed_at ? fragment("Ended ", ago(run.completed_at)) : run.started_at ? fragment("Started ", ago(run.started_at)) : "Not started yet",
       actions: [
         isOpen(run) ? button("Cancel", async () => (await cancelRun(run, { signal })) && refresh(), { kind: "danger" }) : null,
         canRetry(run) ? button("Run again", again, { kind: run.state === "succeeded" ? "" : "primary" }) : null,
-        triedTarget(run.job_id) ? null : element("a", { class: "button", href: `/ui/runs?job_id=${encodeURIComponent(run.job_id)}` }, "Its other runs"),
+        triedTarget(run.job_id) ? null : element("a", { class: "button", href: `/ui/runs?job_id=${encodeURIComponent(run.job_id)}` }, isSchedule(run.job_id) ? "Runs of this schedule" : isTask(run.job_id) ? "Runs of this task" : "Runs of this job"),
       ].filter(Boolean),
     });
     body.append(runDetail(run));

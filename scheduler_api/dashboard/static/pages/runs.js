@@ -12,7 +12,7 @@ import { pagedList } from "../base/paged_list.js";
 import { RUN_REASONS, runReason } from "../base/reasons.js";
 import { answerText, cancelRun, canRetry, FAILED_STATES, isOpen, OPEN_STATES, retryRun, runDuration, STATES } from "../base/run.js";
 import { table } from "../base/table.js";
-import { ago, count, duration, localInput, localText, plural, time } from "../base/time.js";
+import { ago, duration, localInput, localText, plural, time } from "../base/time.js";
 import { button, empty, page } from "../base/view.js";
 
 export const styles = ["runs.css"];
@@ -26,7 +26,7 @@ export async function show(view) {
   const body = page(view, {
     title: "Runs",
     about: "Each run is one execution of a job, a schedule or a one-off task.",
-    actions: [button("Run failed ones again…", () => replay(view), { title: "Replay the failed runs that match the filters" })],
+    actions: [button("Replay failed runs…", () => replay(view), { title: "The failed runs that match the filters" })],
   });
   body.append(filters(view));
   const list = runList(view, {
@@ -75,12 +75,12 @@ export function runList(view, { query, empty: none, hide = [], jobs, limit = PAG
 function columns(view, refresh) {
   return [
     { key: "state", title: "State", render: (run) => badge(run.state) },
-    { key: "job", title: "Job", phone: "title", render: (run) => bdi(nameOf(run.job_id)) },
-    { key: "started", title: "Started", render: (run) => (run.started_at ? element("span", {}, time(run.started_at), " ", element("span", { class: "soft nowrap" }, ago(run.started_at))) : element("span", { class: "soft" }, "Not yet")) },
+    { key: "job", title: "Job", phone: "title", width: "30%", render: (run) => bdi(nameOf(run.job_id)) },
+    { key: "started", title: "Started", render: (run) => (run.started_at ? element("span", {}, time(run.started_at), " ", element("span", { class: "soft" }, ago(run.started_at))) : element("span", { class: "soft" }, "Not yet")) },
     { key: "late", title: "Lateness", align: "right", phone: "hide", render: (run) => duration(run.lateness_ms) },
     { key: "duration", title: "Duration", align: "right", render: (run) => duration(runDuration(run)) },
-    { key: "answer", title: "Answer", render: (run) => element("span", { class: "cell-detail" }, answerText(run)) },
-    { key: "reason", title: "Reason", phone: "hide", render: (run) => element("span", { class: "soft nowrap" }, runReason(run.reason)) },
+    { key: "answer", title: "Answer", phone: "wide", width: "30%", render: (run) => element("span", { class: "cell-detail" }, answerText(run)) },
+    { key: "reason", title: "Reason", phone: "hide", render: (run) => element("span", { class: "soft" }, runReason(run.reason)) },
     { key: "actions", title: "Actions", bare: true, align: "right", render: (run) => rowActions(view, run, refresh) },
   ];
 }
@@ -117,7 +117,7 @@ function filters(view) {
 async function replay(view) {
   const { query } = view;
   const state = query.get("state");
-  if (state && OPEN_STATES.includes(state)) return toast("Only runs that have ended can run again.", "bad");
+  if (state && OPEN_STATES.includes(state)) return toast("Only runs that have ended can be replayed.", "bad");
   const chosen = {
     job: query.get("job_id") ?? (query.get("schedule_id") ? `schedule_${query.get("schedule_id")}` : undefined),
     state: state ?? FAILED_STATES,
@@ -141,10 +141,10 @@ async function replay(view) {
       [chosen.state].flat().map((one) => label(one).toLowerCase()).join(", "),
       chosen.job ? fragment(", job ", bdi(chosen.job)) : ", all jobs",
       chosen.from ? `, from ${localText(chosen.from)}` : "", chosen.to ? `, until ${localText(chosen.to)}` : "", "."),
-    skipped.length ? element("p", { class: "soft" }, `Not run again: ${skipped.join(", ")}.`) : null,
+    skipped.length ? element("p", { class: "soft" }, `Left out: ${skipped.join(", ")}.`) : null,
     left.length ? element("p", { class: "soft" }, `The filter by ${left.join(" and ")} does not apply here.`) : null);
   if (!counted.changed) return void (await confirm({ title: "No run to replay", body: text, action: "OK" }));
-  if (!(await confirm({ title: `Run ${plural(counted.changed, "run")} again?`, body: text, action: `Run ${count(counted.changed)} again` }))) return;
+  if (!(await confirm({ title: `Replay ${plural(counted.changed, "run")}?`, body: text, action: `Replay ${plural(counted.changed, "run")}` }))) return;
   try {
     const answer = await send("POST", "/runs:replay", body, { signal: view.signal });
     if (answer.matched === undefined) return view.go(`/ui/operations/${answer.operation}`);

@@ -16,7 +16,7 @@ const REFRESH_MS = 1000;
 export async function show(view) {
   const { signal } = view;
   const at = path("schedules", view.params.id);
-  const head = { query: () => ({ schedule_id: view.params.id }), hide: ["job"], limit: 20, jobs: [`schedule_${view.params.id}`] };
+  const head = { query: () => ({ schedule_id: view.params.id }), hide: ["job"], limit: 20, empty: () => element("p", { class: "soft" }, "No run is kept. Runs appear here at the fire times, and after Run now."), jobs: [`schedule_${view.params.id}`] };
   let runs = null;
   let shown = "";
   const read = async () => {
@@ -46,20 +46,20 @@ export async function show(view) {
       element("div", { class: "columns panel summary" },
         facts([
           ["Target", link(`/ui/targets/${schedule.target_id}`, bdi(target?.name ?? `Target ${schedule.target_id}`))],
-          ["Request", target?.url ? fragment(element("span", { class: "mono soft" }, `${target.method} `), bdi(target.url)) : null],
+          ["Request", target?.url ? element("span", { class: "url" }, element("span", { class: "mono soft" }, `${target.method} `), bdi(target.url)) : null],
           ["Every", duration(1000 * schedule.interval_seconds)],
           ["Ends", schedule.ends_at ? time(schedule.ends_at) : "Never"],
           ["Next fire", time(schedule.next_fire_time)],
         ]),
         facts([
           ["Health", health ? badge(health.health) : null],
-          ["Succeeded", kept ? `${percent(kept.success_rate)} of ${count(kept.runs)} kept runs` : null],
+          ["Succeeded", kept?.runs ? `${percent(kept.success_rate)} of ${count(kept.runs)} kept runs` : null],
           ["Duration", kept?.duration_ms ? `${duration(kept.duration_ms.p50)}, 95 % within ${duration(kept.duration_ms.p95)}` : null],
           ["Failing since", health?.failing_since ? time(health.failing_since) : null],
           ["Started", time(schedule.started_at)],
           ["Job id", copyable(schedule.job_id)],
         ])),
-      section("Runs", { actions: [link(`/ui/runs?schedule_id=${schedule.id}`, "Filter them")] }, runs.node));
+      section("Runs", { actions: [link(`/ui/runs?schedule_id=${schedule.id}`, "All its runs")] }, runs.node));
   };
   const refresh = async () => {
     const found = await read();

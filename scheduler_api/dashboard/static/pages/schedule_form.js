@@ -4,12 +4,12 @@ import { get, getWithHeaders, path, send } from "../base/api.js";
 import { toast } from "../base/dialog.js";
 import { bdi, element, link } from "../base/dom.js";
 import { clearProblems, field, input, select, showProblem } from "../base/form.js";
+import { spanInput } from "../base/span_input.js";
 import { duration, localText } from "../base/time.js";
 import { empty, page } from "../base/view.js";
 
 export const styles = ["runs.css"];
 
-const UNITS = [[86_400, "days"], [3600, "hours"], [60, "minutes"], [1, "seconds"]];
 const MOST_TARGETS = 1000;
 
 export async function show(view) {
@@ -31,8 +31,8 @@ export async function show(view) {
   const stopped = old?.status === "STOPPED";
   const name = input({ value: old?.name ?? "", maxlength: 255, autofocus: true });
   const target = select(targets.body.map((one) => [String(one.id), one.name ?? `Target ${one.id}`]), { value: String(old?.target_id ?? view.query.get("target") ?? targets.body[0].id) });
-  const every = span(old?.interval_seconds ?? 60, stopped, draw);
-  const lasts = span(old?.duration_seconds ?? 3600, stopped, draw);
+  const every = spanInput(old?.interval_seconds ?? 60, { disabled: stopped, onchange: draw });
+  const lasts = spanInput(old?.duration_seconds ?? 3600, { disabled: stopped, onchange: draw });
   const type = select([["INTERVAL", "Until it is deleted"], ["WINDOW", "For a time, counted from its creation"]], { value: old?.schedule_type ?? "INTERVAL", disabled: stopped, onchange: draw });
   const ofWindow = field({ label: "Ends after", name: "duration_seconds", input: lasts.node });
   const preview = element("p", { class: "hint", role: "status" });
@@ -76,16 +76,4 @@ export async function show(view) {
       submit.disabled = false;
     }
   }
-}
-
-/** Build a number with a unit for a span of seconds. */
-function span(seconds, disabled, onchange) {
-  const [size] = UNITS.find(([one]) => seconds % one === 0);
-  const number = element("input", { type: "number", min: 1, step: 1, value: String(seconds / size), disabled, oninput: onchange });
-  const unit = select(UNITS.map(([one, text]) => [String(one), text]), { value: String(size), disabled, onchange, "aria-label": "Unit" });
-  return {
-    node: element("div", { class: "pair span" }, number, unit),
-    /** The seconds; NaN if it is no number. */
-    read: () => (number.value === "" ? null : Number(number.value) * Number(unit.value)),
-  };
 }

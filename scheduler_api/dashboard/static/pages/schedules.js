@@ -47,8 +47,8 @@ export async function show(view) {
       label: "Schedules",
       columns: [
         { key: "status", title: "Status", render: (one) => badge(one.status.toLowerCase()) },
-        { key: "name", title: "Name", phone: "title", render: (one) => bdi(one.name) },
-        { key: "target", title: "Target", render: (one) => link(`/ui/targets/${one.target_id}`, bdi(one.target ?? `Target ${one.target_id}`)) },
+        { key: "name", title: "Name", phone: "title", width: "45%", render: (one) => bdi(one.name) },
+        { key: "target", title: "Target", width: "30%", render: (one) => link(`/ui/targets/${one.target_id}`, bdi(one.target ?? `Target ${one.target_id}`)) },
         { key: "every", title: "Every", align: "right", render: (one) => duration(1000 * one.interval_seconds) },
         { key: "next", title: "Next fire", render: (one) => (one.next_fire_time ? until(one.next_fire_time) : "–") },
         { key: "ends", title: "Ends", phone: "hide", render: (one) => (one.ends_at ? (Date.parse(one.ends_at) > Date.now() ? until(one.ends_at) : ago(one.ends_at)) : element("span", { class: "soft" }, "Never")) },

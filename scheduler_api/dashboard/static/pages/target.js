@@ -40,7 +40,7 @@ export async function show(view) {
   const users = element("div", {});
   const failures = element("div", {});
   body.append(result, section("Latest answers", {}, numbers));
-  if (target.status !== "unreadable") body.append(section("Request", {}, requestOf(target)));
+  if (target.status !== "unreadable") body.append(section("What it sends", {}, requestOf(target)));
   body.append(section("Used by", {}, users), section("Last failures", {}, failures));
 
   view.keys({ t: { text: "Try it", run: () => tryIt() }, e: { text: "Edit", run: () => view.go(`/ui/targets/${target.id}/edit`) } });
@@ -64,10 +64,9 @@ export async function show(view) {
     result.hidden = false;
     fill(result, section(fragment("Result ", badge(run.state)), { actions: [
       isOpen(run) ? button("Cancel", () => attempt(() => send("POST", path("runs", run.id, "cancel"), undefined, { signal }), "The request is cancelled."), { kind: "small danger" }) : null,
-      button("Try again", () => tryIt(), { kind: "small" }),
       link(`/ui/runs/${run.id}`, "Show the run"),
       button("Hide", () => { tried = null; view.setQuery({ try: null }); result.hidden = true; }, { kind: "small plain" }),
-    ].filter(Boolean) }, about, runDetail(run)));
+    ].filter(Boolean) }, about, runDetail(run, { facts: false })));
   };
   async function tryIt() {
     result.hidden = false;
@@ -115,7 +114,7 @@ function requestOf(target) {
   const headers = Object.entries(target.headers ?? {});
   return element("div", { class: "stack" },
     element("div", { class: "panel" }, facts([
-      ["Request", fragment(element("strong", { class: "mono" }, `${target.method} `), safeLink(target.url))],
+      ["Request", element("span", { class: "url" }, element("strong", { class: "mono" }, `${target.method} `), safeLink(target.url))],
       ["Credentials", target.auth ? fragment(CREDENTIALS[target.auth.type] ?? target.auth.type, Object.entries(target.auth).filter(([key]) => key !== "type").map(([key, value]) => fragment(", ", element("span", { class: "soft" }, key.replaceAll("_", " ")), " ", code(value)))) : null],
       ["Signature", target.sign ? plural(target.sign.keys.length, "key") : null],
       ["Created", time(target.created_at)],
@@ -135,9 +134,11 @@ function drawStatistics(found) {
     breakersOf(found),
     element("div", { class: "numbers" },
       number(percent(found.success_rate), "succeeded"),
-      number(found.latency_ms ? duration(found.latency_ms.p50) : "–", "half answer within"),
-      number(found.latency_ms ? duration(found.latency_ms.p95) : "–", "95 % answer within"),
-      number(found.latency_ms ? duration(found.latency_ms.longest) : "–", "longest answer"),
+      found.latency_ms ? [
+        number(duration(found.latency_ms.p50), "half answer within"),
+        number(duration(found.latency_ms.p95), "95 % answer within"),
+        number(duration(found.latency_ms.longest), "longest answer"),
+      ] : null,
       number(count(found.failed), "failed")),
     element("p", { class: "soft" }, `From the latest ${plural(found.runs, "run")} of ${plural(found.users_examined, "job or schedule", "jobs and schedules")}, since `, time(found.begins_at, { seconds: false }), "."),
     errors.length ? element("dl", { class: "error-bars", "aria-label": "Failed runs by kind" }, errors.map(([kind, value]) => [element("dt", {}, ERRORS[kind] ?? kind), element("dd", { "aria-hidden": "true" }, shareBar(value / most)), element("dd", {}, count(value))])) : null);
@@ -155,8 +156,8 @@ function drawFailures(found) {
     label: "Last failures",
     columns: [
       { key: "state", title: "State", render: (run) => badge(run.state) },
-      { key: "job", title: "Job", phone: "title", render: (run) => bdi(run.job_id) },
-      { key: "error", title: "Error", render: (run) => element("span", { class: "cell-detail" }, bdi(run.error_message)) },
+      { key: "job", title: "Job", phone: "title", width: "40%", render: (run) => bdi(run.job_id) },
+      { key: "error", title: "Error", phone: "wide", width: "60%", render: (run) => element("span", { class: "cell-detail" }, bdi(run.error_message)) },
       { key: "at", title: "Ended", render: (run) => ago(run.ended_at) },
     ],
     rows: found.last_failures,

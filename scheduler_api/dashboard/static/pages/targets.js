@@ -19,24 +19,24 @@ export async function show(view) {
     about: "A target is a named request that many jobs and schedules share.",
     actions: [element("a", { class: "button primary", href: "/ui/targets/new" }, "New target")],
   });
-  let breakers = [];
+  let breakers = []; // null: this server has no node, so it knows of no breaker
   const list = pagedList({ read, table: build, more: "More targets" });
   body.append(list.node);
 
   async function read(cursor) {
     const [{ body: rows, headers }, state] = await Promise.all([
       getWithHeaders("/targets", { query: { limit: PAGE, cursor }, signal }),
-      cursor === null ? get("/breakers", { signal }) : { breakers },
+      cursor === null ? get("/breakers", { signal }) : null,
     ]);
-    breakers = state.breakers;
+    if (state) breakers = state.nodes === 0 ? null : state.breakers;
     return { rows, next: nextCursor(headers) };
   }
   function build() {
     return table({
       label: "Targets",
       columns: [
-        { key: "name", title: "Name", phone: "title", render: (target) => bdi(target.name ?? `Target ${target.id}`) },
-        { key: "request", title: "Request", render: (target) => request(target) },
+        { key: "name", title: "Name", phone: "title", width: "30%", render: (target) => bdi(target.name ?? `Target ${target.id}`) },
+        { key: "request", title: "Request", phone: "wide", width: "45%", render: (target) => request(target) },
         { key: "breaker", title: "Breaker", render: (target) => breakerBadge(target, breakers) },
         { key: "credentials", title: "Credentials", phone: "hide", render: (target) => element("span", { class: "soft" }, [target.auth ? CREDENTIALS[target.auth.type] ?? target.auth.type : null, target.sign ? "signed" : null].filter(Boolean).join(", ") || "–") },
         { key: "updated", title: "Changed", phone: "hide", render: (target) => ago(target.updated_at ?? null) },
@@ -54,11 +54,12 @@ export const CREDENTIALS = { basic: "user and password", bearer: "bearer token",
 /** Show the method and the URL of a target. */
 export function request(target) {
   if (target.status === "unreadable") return fragment(badge("failed", { text: "Unreadable" }), " ", bdi(target.detail ?? ""));
-  return element("span", { class: "cell-detail" }, element("span", { class: "mono soft" }, `${target.method} `), bdi(target.url));
+  return element("span", { class: "cell-detail url" }, element("span", { class: "mono soft" }, `${target.method} `), bdi(target.url));
 }
 
 /** Show whether a breaker of a target's host is not closed. */
 export function breakerBadge(target, breakers) {
+  if (breakers === null) return element("span", { class: "soft", title: "This server has no node, and each node has its own breakers" }, "–");
   let origin = null;
   try {
     const url = new URL(target.url);

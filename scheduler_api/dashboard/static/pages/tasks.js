@@ -112,10 +112,10 @@ function columns(refresh, signal) {
   return [
     { key: "status", title: "Status", render: (task) => badge(task.status) },
     { key: "id", title: "Task", phone: "title", render: (task) => bdi(task.id) },
-    { key: "url", title: "URL", render: (task) => element("span", { class: "cell-detail" }, bdi(task.webhookUrl ?? task.message ?? "–")) },
+    { key: "url", title: "URL", phone: "wide", width: "45%", render: (task) => element("span", { class: "cell-detail url" }, bdi(task.webhookUrl ?? task.message ?? "–")) },
     { key: "due", title: "Due", render: (task) => (task.executeAt ? (Date.parse(task.executeAt) > Date.now() ? until(task.executeAt) : ago(task.executeAt)) : "–") },
     { key: "calls", title: "Calls", align: "right", render: (task) => count(task.calls) },
-    { key: "last", title: "Last call", render: (task) => lastCall(task.lastCall) },
+    { key: "last", title: "Last call", width: "30%", render: (task) => lastCall(task.lastCall) },
     { key: "actions", title: "Actions", bare: true, align: "right", render: (task) => element("span", { class: "row-actions" },
       task.status === "stale" ? button("Retry", async () => (await attempt(() => send("POST", path("api", "v1", "tasks", task.id, "retry"), undefined, { signal }), "The task is called again.")) && refresh(), { kind: "small" }) : null) },
   ];
