@@ -51,6 +51,13 @@ def test_every_relative_link_leads_to_a_file_and_a_section_that_exist(page: Path
     assert broken_links(page) == []
 
 
+def test_the_readme_leads_to_every_page_and_the_index_of_decisions_to_every_decision() -> None:
+    for index, pages in (("README.md", "docs/*.md"), ("docs/decisions/README.md", "docs/decisions/0*.md")):
+        page = ROOT / index
+        linked = {(page.parent / link.partition("#")[0]).resolve() for link in LINK.findall(text_of(page))}
+        assert set(ROOT.glob(pages)) - linked == set()
+
+
 def test_the_documentation_names_only_settings_that_exist() -> None:
     known = {row.setting.env for row in load_settings(environ={}).rows()}
     pages = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
