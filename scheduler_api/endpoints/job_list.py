@@ -135,8 +135,8 @@ ROUTES = described(
         parameters=LIST_PARAMETERS,
         answers={
             200: Answer(
-                "A page of the jobs that match all conditions. It examines at most 1,000 jobs, so a short or empty "
-                "page can have a next one.",
+                "A page of the jobs that match all conditions. With conditions it examines at most 500 jobs, so a "
+                "short or empty page can have a next one.",
                 JobPage,
                 [NEXT_PAGE],
                 views=[JobSummaryPage],

@@ -20,7 +20,7 @@ from scheduler_core.store.find import Kind, Order, Ranked, Source
 from scheduler_core.store.history import Place, Query
 from scheduler_core.store.shards import Shards, ShardStore
 
-BATCH = 200
+BATCH = 250
 SORTED_AT_ONCE = 2_000
 """A source with at most this many jobs is listed as a whole and sorted here."""
 READ_FOR_LAST_RUNS = 500

@@ -65,20 +65,26 @@ async def test_an_order_that_is_not_possible_is_explained_and_not_requested(page
     await expect(page.locator("#main tbody tr").first).to_contain_text("o/soon")
 
 
-async def test_a_page_that_examined_its_bound_says_so_and_continues(
+async def test_a_search_reads_on_until_enough_jobs_match_and_then_asks(
     pages: Pages, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(8):
-        server.put(f"e{number}")
-    server.put("e9", description="the needle")
+    for number in range(45):
+        server.put(f"e{number:02}", description="a needle" if number in (5, 44) else "hay")
     for name in ("EXAMINED", "BATCH"):
-        monkeypatch.setattr(f"scheduler_core.usecases.selection.{name}", 4)
+        monkeypatch.setattr(f"scheduler_core.usecases.selection.{name}", 1)
     page = await pages.open("/ui/jobs?prefix=e&q=needle")
-    await expect(page.get_by_role("heading", name="Examined 4 jobs, none matched so far")).to_be_visible()
+    assert await ids(page) == ["e05"]
+    await expect(page.get_by_text("1 job shown, 20 jobs examined")).to_be_visible()
+    await page.get_by_role("button", name="Load more").click()
+    await expect(page.get_by_text("1 job shown, 40 jobs examined")).to_be_visible()
+    await page.get_by_role("button", name="Load more").click()
+    await expect(page.locator("#main tbody tr")).to_have_count(2)
+    page = await pages.open("/ui/jobs?prefix=e&q=straw")
+    await expect(page.get_by_role("heading", name="Examined 20 jobs, none matched so far")).to_be_visible()
     await page.get_by_role("button", name="Continue").click()
-    await expect(page.get_by_role("heading", name="Examined 8 jobs, none matched so far")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Examined 40 jobs, none matched so far")).to_be_visible()
     await page.get_by_role("button", name="Continue").click()
-    await expect(page.locator("#main tbody tr")).to_have_count(1)
+    await expect(page.get_by_role("heading", name="No job matches")).to_be_visible()
 
 
 async def test_rows_follow_the_jobs_without_moving(pages: Pages, server: Server) -> None:

@@ -16,6 +16,7 @@ import { columns } from "./jobs_rows.js";
 export const styles = ["jobs.css"];
 
 const PAGE = 50;
+const TURNS = 20; // answers that are read without a click while too few jobs match
 const EVENTS = ["job.changed", "job.deleted", "job.health_changed", "run.started", "run.attempt_failed", "run.settled"];
 const REFRESH_MS = 1000;
 const REFRESHED_AT_ONCE = 40; // ids in one request: their query stays short
@@ -98,10 +99,20 @@ export async function show(view) {
     }
   }
 
-  function read(cursor, signal) {
+  /** Read the jobs after `cursor`. An answer examines few jobs and can be short or empty: read on until there are enough. */
+  async function read(cursor, signal) {
     const sort = order(view.query);
-    const query = { ...conditions(view.query), view: "summary", limit: PAGE, cursor, sort: sort === "id" ? null : sort };
-    return get("/jobs", { query, signal });
+    const query = { ...conditions(view.query), view: "summary", sort: sort === "id" ? null : sort };
+    const found = { jobs: [], next: cursor, examined: 0 };
+    for (let turn = 0; turn < TURNS; turn += 1) {
+      if (turn) fill(foot, element("span", { class: "soft" }, `${plural(found.examined, "job")} examined…`));
+      const answer = await get("/jobs", { query: { ...query, limit: PAGE - found.jobs.length, cursor: found.next }, signal });
+      found.jobs.push(...answer.jobs);
+      found.next = answer.next;
+      found.examined += answer.examined;
+      if (!found.next || found.jobs.length >= PAGE) break;
+    }
+    return found;
   }
 
   function draw() {
