@@ -31,6 +31,14 @@ async def test_an_address_without_a_page_says_so_and_leads_on(pages: Pages) -> N
     await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
 
 
+async def test_something_that_is_gone_leads_to_its_list(pages: Pages) -> None:
+    page = await pages.open("/ui/jobs/no%2Fsuch")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
+    await expect(page.get_by_role("heading", name="No job with id 'no/such'")).to_be_visible()
+    await page.get_by_role("link", name="Go to Jobs").click()
+    await expect(page).to_have_url(re.compile(r"/ui/jobs$"))
+
+
 async def test_links_inside_the_dashboard_load_no_document(pages: Pages) -> None:
     page = await pages.open("/ui/no/such/page")
     await page.evaluate("window.same = true")

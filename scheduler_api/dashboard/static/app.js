@@ -135,7 +135,14 @@ function notFound(view) {
 function crash(view, error) {
   if (error.status === undefined) console.error(error);
   const body = page(view, { title: error.status === 404 ? "Not found" : "Something went wrong" });
+  if (error.status === 404) return body.append(missing(error));
   body.append(failed(error, () => (error.code === "not_loaded" ? location.reload() : show({ focus: false }))));
+}
+
+function missing({ detail }) {
+  const [, list] = /^(\/ui\/\w+)\//.exec(location.pathname) ?? [null, "/ui"];
+  const name = find(list)?.route.nav ?? "Overview";
+  return empty({ title: detail.charAt(0).toUpperCase() + detail.slice(1), text: "It may have been deleted, or the address is mistyped.", action: link(list, `Go to ${name}`) });
 }
 
 async function navigate(path, { replace = false } = {}) {
