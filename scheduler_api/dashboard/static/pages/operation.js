@@ -48,7 +48,8 @@ export async function show(view) {
     view.setTitle(heading.textContent);
     const total = expectedTotal(operation, expected);
     const rest = operation.seconds_left === null ? "" : `, about ${duration(operation.seconds_left * 1000)} left`;
-    const words = ended ? `${plural(operation.changed, noun)} ${operation.dry_run ? `would be ${verb.done}` : verb.done}` : `${verb.doing} ${noun}s: ${count(operation.matched)}${total ? ` of about ${count(total)}` : " so far"}${rest}`;
+    const withErrors = operation.failed ? `, ${count(operation.failed)} failed` : "";
+    const words = ended ? `${plural(operation.changed, noun)} ${operation.dry_run ? `would be ${verb.done}` : verb.done}${withErrors}` : `${verb.doing} ${noun}s: ${count(operation.matched)}${total ? ` of about ${count(total)}` : " so far"}${rest}`;
     fill(state,
       element("div", { class: "row" }, badge(operation.state), element("strong", {}, words)),
       ended && operation.state === "done" ? null : progress(operation, total, words),
@@ -106,7 +107,7 @@ function errorTable() {
     columns: [
       { key: "job", title: "Job", phone: "title", render: (one) => bdi(one.job_id || "The operation") },
       { key: "why", title: "Why", render: (one) => bdi(one.detail) },
-      { key: "code", title: "Code", render: (one) => code(one.code) },
+      { key: "code", title: "Code", render: (one) => code(one.code, { class: "nowrap" }) },
       { key: "at", title: "When", render: (one) => time(one.at) },
     ],
     rowLink: (one) => (one.run_id ? `/ui/runs/${one.run_id}` : jobPath(one.job_id)),

@@ -2,7 +2,7 @@
 
 import { get, isAbort } from "../base/api.js";
 import { badge } from "../base/badge.js";
-import { bdi, element, fill } from "../base/dom.js";
+import { bdi, element, fill, link } from "../base/dom.js";
 import { showError } from "../base/dialog.js";
 import { table } from "../base/table.js";
 import { ago, count } from "../base/time.js";
@@ -28,7 +28,7 @@ export async function show(view) {
       { key: "created", title: "Started", render: (one) => ago(one.created_at) },
     ],
     rowLink: (one) => `/ui/operations/${one.id}`,
-    empty: empty({ title: "No operation in the last day", text: "Select jobs in the list of jobs, or all that match, and pause, resume, run, label or delete them." }),
+    empty: empty({ title: "No operation in the last day", text: "Select jobs in the list of jobs, or all that match, and pause, resume, run, label or delete them.", action: link("/ui/jobs", "Go to the jobs") }),
   });
   const foot = element("div", { class: "list-foot" });
   body.append(list.node, foot);
