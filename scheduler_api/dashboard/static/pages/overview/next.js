@@ -51,7 +51,7 @@ export function firesNext(view, { onempty }) {
     if (text !== shown) {
       shown = text;
       if (rows.length) fill(node, rows.map(([at, jobs]) => row(at, jobs, at === last)));
-      else fill(node, element("p", { class: "soft board-none" }, "No job has a next fire time."));
+      else fill(node, element("p", { class: "soft board-none" }, answer.jobs.some((job) => job.paused_by === "all") ? "Nothing fires while everything is paused." : "No job has a next fire time."));
     }
     if (rows.length) timer = setTimeout(refresh, Math.min(2 ** 31 - 1, Math.max(LEAST_MS, ms(rows[0][0]) - Date.now() + AFTER_MS)));
   }

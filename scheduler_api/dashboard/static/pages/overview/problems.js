@@ -87,7 +87,8 @@ export function problems(view, { onbreakers }) {
     if (attention.next) reasons.push(`and ${count(attention.total - attention.entries.length)} more`);
     if (targets.size) reasons.push(element("a", { href: "#targets" }, `${plural(targets.size, "target")} that ${targets.size === 1 ? "does" : "do"} not answer`));
     if (dead) reasons.push(element("a", { href: "#nodes" }, `${plural(dead, "node")} died in the last hour`));
-    for (const warning of ready.warnings ?? []) reasons.push(warning);
+    // The title says that everything is paused.
+    for (const warning of ready.warnings ?? []) if (!ready.paused || !warning.startsWith("everything is paused")) reasons.push(warning);
     if (!ready.ready) fill(verdict, sentence("bad", "The server cannot work", [...(ready.reasons ?? []), ...reasons]));
     else if (alive?.length === 0) fill(verdict, sentence("bad", "No node is alive, so no job fires", reasons));
     else if (ready.paused) fill(verdict, sentence("warn", "Everything is paused", reasons));
@@ -128,7 +129,7 @@ function rowOfJob(job) {
   const run = job.open_run;
   const detail = job.health === "late"
     ? job.held_back ? ["Due, and held back: ", holdReason(job.held_back.reason)] : ["Due and not started"]
-    : run ? [`Its run is ${label(run.state).toLowerCase()} for unusually long`] : ["It is claimed for unusually long"];
+    : run ? [`Its run takes unusually long: ${label(run.state).toLowerCase()}`] : ["Its claim takes unusually long"];
   return { kind: "job", job: job.id, reason: job.health, tone: "warn", since: job.health === "late" ? job.next_fire_time : run?.since, detail, path: jobPath(job.id) };
 }
 
