@@ -204,7 +204,7 @@ async def test_a_pause_is_shown_with_its_note_and_its_end(pages: Pages, server: 
     await expect(state).to_contain_text("<b>upgrade</b>")
     await expect(state).to_contain_text(", until ")
     assert server.get("/jobs/p")["pause_note"] == "<b>upgrade</b>"
-    await expect(page.get_by_text("Nothing is planned while the job is paused.")).to_be_visible()
+    await expect(page.get_by_text("Nothing is planned until the pause ends")).to_be_visible()
     await state.get_by_role("button", name="Resume").click()
     await expect(state).not_to_contain_text("Paused")
     await expect(page.get_by_text("nothing is caught up")).to_be_visible()

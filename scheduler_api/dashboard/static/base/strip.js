@@ -187,16 +187,24 @@ function aboutText(answer, each) {
     (each === null ? "each fire time is one mark" : `each mark is ${duration(each)}`);
 }
 
+const PARTS = [4, 3, 6, 5, 2]; // of a row, each with a text
+
+/** Return whether texts at this distance are easy to read: whole hours, or minutes that divide an hour. */
+function isRound(length) {
+  return length % HOUR === 0 || (length % 60_000 === 0 && HOUR % length === 0);
+}
+
 /** Texts below the rows: clock times if the rows are one row or whole days, else the time since the row's start. */
 function axis(from, length, rows, width) {
   const node = element("div", { class: "strip-axis", "aria-hidden": "true" });
   const dated = rows === 1 && length >= DAY && width > NARROW_PX; // the text above the rows has the date, too
-  for (let part = 0; part < 4; part++) {
-    const at = from + (part * length) / 4;
+  const parts = PARTS.find((one) => isRound(length / one)) ?? PARTS[0];
+  for (let part = 0; part < parts; part++) {
+    const at = from + (part * length) / parts;
     const clock = rows === 1 || length === DAY;
-    const text = clock ? localText(at, { seconds: false, date: dated && part === 0 ? "always" : "auto" }) : part ? `+${duration((part * length) / 4)}` : "";
+    const text = clock ? localText(at, { seconds: false, date: dated && part === 0 ? "always" : "auto" }) : part ? `+${duration((part * length) / parts)}` : "";
     const one = element("span", {}, clock && !(dated && part === 0) ? text.slice(-5) : text);
-    one.style.left = `${25 * part}%`;
+    one.style.left = `${(100 * part) / parts}%`;
     node.append(one);
   }
   return element("div", { class: "strip-row" }, element("span", {}), node);

@@ -192,7 +192,8 @@ function next(job) {
   const times = nextFireTimes(job);
   const first = job.next_fire_times?.find((one) => ms(one) > Date.now()) ?? job.next_fire_times?.[0];
   if (times) return element("div", { class: "stack" }, element("p", {}, "Fires ", element("strong", {}, until(first)), "."), times);
-  const why = job.held_for === "paused" ? "Nothing is planned while the job is paused."
+  const why = job.held_for === "paused" && job.paused_until ? fragment("Nothing is planned until the pause ends, at ", time(job.paused_until), ".")
+    : job.held_for === "paused" ? "Nothing is planned while the job is paused."
     : job.held_for === "quarantined" ? "Nothing is planned while the job is in quarantine."
     : job.held_for === "held" ? "The trigger waits until the continuations are done."
     : job.cron === null ? "The job runs only on request." : "The job has no further fire time.";
