@@ -276,8 +276,9 @@ class EngineSettings(Section, frozen=True, kw_only=True):
     public_url: Annotated[
         str | None,
         Meta(
-            description="Base URL at which runners reach the API, for runs that they complete by callback. Not "
-            "set: the address that this process listens on. A node without an API needs it."
+            description="Base URL at which runners reach the API, for runs that they complete by callback, and "
+            "people the dashboard, for links in alerts. Not set: the address that this process listens on. A node "
+            "without an API needs it."
         ),
     ] = None
     heartbeat_seconds: Annotated[
