@@ -42,7 +42,7 @@ def is_tls(scope: Scope, public_url: str | None) -> bool:
 
 
 def session_id_of(scope: Scope, public_url: str | None) -> str | None:
-    """Return the id of a session in the cookies of a request; None: there is no cookie that can be one.
+    """Return the id of a session in the cookies of a request; None: no cookie can be one.
 
     The cookie for TLS wins. The other one is not used in a request that came by TLS, because a page without TLS could
     have set it. Several different cookies of one name are refused with 403: which of them the server set is unknown.

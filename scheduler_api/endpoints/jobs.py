@@ -150,7 +150,7 @@ async def _store(request: Request, job: Job, params: dict[str, str]) -> Response
 
 
 def _required(request: Request) -> IfMatch | None:
-    """Read which version of the job the request requires, or that there is none. Raises InvalidInput."""
+    """Read the version of the job that the request requires, or that it requires none to exist. Raises InvalidInput."""
     wanted = if_match(request)
     if not if_none_match(request):
         return wanted

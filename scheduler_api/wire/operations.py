@@ -98,7 +98,7 @@ class SelectRuns(Described, forbid_unknown_fields=True):
         default=UNSET, name="from"
     )
     end: Annotated[Maybe[Instant], Meta(description="Started at or before.")] = msgspec.field(default=UNSET, name="to")
-    all: Annotated[bool, Meta(description="`true`: of all jobs. Required if there is no other condition.")] = False
+    all: Annotated[bool, Meta(description="`true`: of all jobs. Required without another condition.")] = False
 
 
 class ReplayMany(Described, forbid_unknown_fields=True):
@@ -154,7 +154,7 @@ def operation_of(verb: Verb, body: bytes, *, now_ms: int) -> OperationSpec:
 
 
 def _select_of(fields: Fields) -> bytes:
-    """Return the conditions as JSON. Raises InvalidInput if there are none and the body does not ask for all."""
+    """Return the conditions as JSON. Raises InvalidInput if the body has none and does not ask for all."""
     everything = _flag(fields, "all")
     if "select" not in fields:
         if everything:

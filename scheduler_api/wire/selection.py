@@ -48,7 +48,7 @@ class Select(Described, forbid_unknown_fields=True):
     q: Annotated[Maybe[str], Meta(description="Text in the id, the description or the URL.")] = msgspec.UNSET
     next_fire_before: Maybe[Instant] = msgspec.UNSET
     next_fire_after: Maybe[Instant] = msgspec.UNSET
-    all: Annotated[bool, Meta(description="`true`: all jobs. Required if there is no other condition.")] = False
+    all: Annotated[bool, Meta(description="`true`: all jobs. Required without another condition.")] = False
 
     EXAMPLES = ({"label": ["team:billing"], "status": "paused"}, {"all": True})
 

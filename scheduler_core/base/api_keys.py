@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 
 class KnownKeys:
-    """The API keys of this server. False if there are none: then every client has all rights."""
+    """The API keys of this server. False without keys: then every client has all rights."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._names = {_digest(key.encode()): name_of_key(key) for key in keys}

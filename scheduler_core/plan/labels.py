@@ -18,7 +18,7 @@ LabelChanges = Mapping[str, str | None]
 
 
 def with_labels(job: Job, changes: LabelChanges) -> dict[str, str]:
-    """Return the labels of a job after ``changes``. Raises InvalidInput if there are too many."""
+    """Return the labels of a job after ``changes``. Raises InvalidInput for too many labels."""
     labels = job.labels | {key: value for key, value in changes.items() if value is not None}
     labels = {key: labels[key] for key in sorted(labels) if changes.get(key, "") is not None}
     if len(labels) > MAX_LABELS and len(labels) > len(job.labels):

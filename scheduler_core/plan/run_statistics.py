@@ -24,7 +24,7 @@ class RunStatistics(msgspec.Struct, frozen=True):
     succeeded: int
     failed: int
     begins_ms: int | None
-    """The fire time of the oldest; None: there are no runs."""
+    """The fire time of the oldest; None: no runs."""
     durations_ms: dict[int, int]
     """From the start of the first attempt to the end of the run: the percentiles of the runs that succeeded; empty if
     none did."""
@@ -56,7 +56,7 @@ def statistics_of(runs: Sequence[Run]) -> RunStatistics:
 
 
 def mean_run_ms(runs: Sequence[Run]) -> float | None:
-    """Return the mean duration of the runs that succeeded; None: there are none."""
+    """Return the mean duration of the runs that succeeded; None: none succeeded."""
     durations = [
         run.ended_at_ms - run.started_at_ms
         for run in runs

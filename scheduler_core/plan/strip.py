@@ -380,7 +380,7 @@ def _not_kept(account: Account, job: Job | None, from_ms: int, to_ms: int, now_m
     first_ms, last_ms = from_ms, min(known_ms - 1, to_ms, now_ms)
     if job is not None:
         first_ms = max(from_ms, job.created_at_ms + 1)
-        # The trigger has not changed since the last update: it says whether there was a fire time.
+        # The trigger has not changed since the last update: it shows whether a fire time lies here.
         earliest_ms = trigger_of(job).next_after(job.updated_at_ms)
         if earliest_ms is None or earliest_ms >= known_ms:
             last_ms = min(last_ms, job.updated_at_ms)

@@ -40,14 +40,14 @@ class EventStore(Protocol):
     """Whether a client listens, as this process last read. If not, no event is made."""
 
     async def listen(self, *, keep_ms: int = KEEP_MS) -> Position:
-        """Keep the stream for ``keep_ms``, and begin it if there is none; returns the place of its latest event.
+        """Keep the stream for ``keep_ms``, and begin it if it does not exist; returns the place of its latest event.
 
         If another server answers than at the last call of any listener, or one that has restarted, a new epoch begins.
         """
         ...
 
     async def read_events(self, after: Position, *, limit: int, block_ms: int = 0) -> list[StoredEvent]:
-        """Return up to ``limit`` events after a place, oldest first. If there are none, wait up to ``block_ms``.
+        """Return up to ``limit`` events after a place, oldest first. Without any, wait up to ``block_ms``.
 
         Events that were trimmed are missing: compare the numbers. An event that cannot be read has no type.
         """

@@ -53,7 +53,7 @@ class HealthStore(Protocol):
         ...
 
     async def counts(self) -> bytes | None:
-        """Return the counts of the latest complete pass; None: there was none."""
+        """Return the counts of the latest complete pass; None: no pass was complete."""
         ...
 
     async def candidates(self, source: Source, bounds: Bounds, *, skip: int, limit: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Passes the events of all shards on to the listeners of this process.
 
-One reader per shard serves all listeners, and runs only while there is one. A listener has a bounded queue: a slow one
+One reader per shard serves all listeners, and runs only while one exists. A listener has a bounded queue: a slow one
 loses events and receives how many. The events of an epoch are numbered without gaps, so readers and listeners recognise
 every loss from positions alone.
 """
@@ -101,7 +101,7 @@ class EventFilter(msgspec.Struct, frozen=True):
 
 
 class EventFeed:
-    """The listeners of this process, and one reader per shard while there is a listener.
+    """The listeners of this process, and one reader per shard while a listener exists.
 
     ``show`` encodes a notice for clients, once for all listeners. ``most``: how many listeners are served.
     """

@@ -46,9 +46,9 @@ class ForecastState(StrEnum):
 
     READY = "ready"
     COMPUTING = "computing"
-    """A new one is computed; the answer has the earlier one, if there is one."""
+    """A new one is computed; the answer has the earlier one, if it exists."""
     FAILED = "failed"
-    """The latest attempt failed; the answer has the earlier forecast, if there is one."""
+    """The latest attempt failed; the answer has the earlier forecast, if it exists."""
 
 
 class Sample(msgspec.Struct):
@@ -138,7 +138,7 @@ class ForecastService:
         except StoreError as error:
             self._error = str(error)
         except Exception as error:
-            # Catch everything: nobody awaits this task, and a client must see why there is no forecast.
+            # Catch everything: nobody awaits this task, and a client must see why the forecast is missing.
             self._error = f"{type(error).__name__}: {error}"
             log.exception(SERVICE_FAILED, service="forecast")
         finally:

@@ -75,7 +75,7 @@ class JobView(msgspec.Struct, frozen=True):
     paused_by_all: bool = False
     """Whether a pause of everything holds its runs back. Its status stays as it is."""
     read_at_ms: int = 0
-    """The instant as of which the job is shown."""
+    """The instant for which the job is shown."""
     child_facts: ChildFacts | None = None
     """Only of a job with ``overlap: allow``, whose state does not know how its child runs ended."""
 

@@ -14,7 +14,7 @@ ANSWERS_KEPT_MS = 86_400_000
 
 
 class RunNow(msgspec.Struct, frozen=True):
-    """The answer to a request for a run: the run, or why there is none and when it would be possible."""
+    """The answer to a request for a run: the run, or why none was requested and when one is possible."""
 
     run_id: str | None = None
     skipped: str | None = None

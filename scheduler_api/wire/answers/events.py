@@ -38,7 +38,7 @@ class SentEvent(Described, kw_only=True):
     reason: Annotated[
         Maybe[str],
         Meta(
-            description="Of a run: why it exists. Of `run.missed`: why there was none. Of `job.changed`, `job.deleted` "
+            description="Of a run: why it exists. Of `run.missed`: why it was missed. Of `job.changed`, `job.deleted` "
             "and `node.left`: the change. Of `job.health_changed`: the health before."
         ),
     ] = UNSET

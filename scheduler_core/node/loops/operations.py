@@ -30,7 +30,7 @@ STOP_SECONDS = 2.0
 
 
 class OperationCarrier(Service):
-    """Looks for operations every second; one command if there are none."""
+    """Looks for operations every second; one command if none is open."""
 
     name = "operations"
 

@@ -13,7 +13,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def pack_index(writes: Iterable[tuple[int, IndexWrite]], keys: Keys) -> tuple[bytes, list[str]]:
-    """Return the argument ``index_writes`` of a script and the keys that it names; both empty if there is no write.
+    """Return the argument ``index_writes`` of a script and the keys that it names; both empty without a write.
 
     Each write comes with the number of the batch's item that it belongs to, from 1. 0: a note (``IndexWrite.note``) of
     every item.

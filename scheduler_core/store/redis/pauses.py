@@ -72,4 +72,4 @@ def _entry(row: bytes) -> PauseEntry:
     try:
         return _decoder.decode(row)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return PauseEntry()  # the pause is in force, whoever made it
+        return PauseEntry()  # the pause is in force without its entry

@@ -1,4 +1,4 @@
-// A row of buttons of which one is pressed: the filter of a list.
+// A row of buttons, one of them pressed: the filter of a list.
 
 import { element } from "./dom.js";
 

@@ -71,7 +71,7 @@ export function failed(problem, retry) {
     retry ? element("button", { type: "button", onclick: retry }, "Try again") : null);
 }
 
-/** What to do when there is nothing to show: {title, text, action (a link or a button)}. */
+/** Build an empty state that names the next step: {title, text, action (a link or a button)}. */
 export function empty({ title, text, action = null }) {
   return element("div", { class: "state" }, element("h2", {}, title), text ? element("p", {}, text) : null, action);
 }

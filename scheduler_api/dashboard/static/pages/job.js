@@ -22,7 +22,7 @@ export const styles = ["runs.css", "job.css"];
 
 const REFRESH_MS = 700;
 const STRIP_MS = 2000; // the strip and the percentiles are read less often
-const POLL_MS = 15_000; // time goes on without events: planned fire times pass, retries become due
+const POLL_MS = 15_000; // for changes without an event: planned fire times pass, retries become due
 const HISTORY = innerWidth < 760 ? 10 : 25;
 const SHORT_MS = 2000; // a run that is open for less is shown by the status alone, so that the page stays calm
 const CHARTED = 60;

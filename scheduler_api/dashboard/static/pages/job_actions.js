@@ -139,7 +139,7 @@ function tomorrow() {
   return at;
 }
 
-/** Resume a job; says what comes next. */
+/** Resume a job, and show its next fire time. */
 export function resume(job, { signal }) {
   return attempt(() => send("POST", path("jobs", job.id, "resume"), undefined, { signal }), (answer) => {
     const next = answer.next_fire_times?.[0];

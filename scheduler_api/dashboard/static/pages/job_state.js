@@ -35,7 +35,7 @@ function paused(job, act) {
 
 function quarantined(job, act) {
   if (!job.quarantine_reason) return null;
-  return callout("bad", fragment(element("strong", {}, "Quarantined: "), bdi(job.quarantine_reason), ". It fires nothing until it is resumed; mend the cause first."), button("Resume", act.resume));
+  return callout("bad", fragment(element("strong", {}, "Quarantined: "), bdi(job.quarantine_reason), ". It fires nothing until it is resumed; repair the cause first."), button("Resume", act.resume));
 }
 
 function held(job) {

@@ -99,7 +99,7 @@ export async function show(view) {
     }
   }
 
-  /** Read the jobs after `cursor`. An answer examines few jobs and can be short or empty: read on until there are enough. */
+  /** Read the jobs after `cursor`. An answer examines few jobs and can be short or empty: read on until enough are found. */
   async function read(cursor, signal) {
     const sort = order(view.query);
     const query = { ...conditions(view.query), view: "summary", sort: sort === "id" ? null : sort };

@@ -81,7 +81,7 @@ export async function show(view) {
     } catch (error) {
       if (isAbort(error)) return;
       cancel.hidden = true;
-      if (error.status === 404) return fill(body, failed({ ...error, status: 404, detail: "There is no such operation. Each is kept for a day after its end." }));
+      if (error.status === 404) return fill(body, failed({ ...error, status: 404, detail: "No operation has this id. Each is kept for a day after its end." }));
       fill(state, failed(error, poll));
     }
   }

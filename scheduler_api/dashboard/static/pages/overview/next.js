@@ -13,7 +13,7 @@ const NAMED = 3; // jobs of one instant that are named; the others are counted
 const LEAST_MS = 2000; // between two reads, however often jobs fire
 const AFTER_MS = 400; // after an instant, until its jobs show their next one
 
-/** Build the part: {node, refresh()}. `onempty(nothing)`: whether there is no job at all. */
+/** Build the part: {node, refresh()}. `onempty(nothing)`: whether no job is stored. */
 export function firesNext(view, { onempty }) {
   const { signal } = view;
   const node = element("ol", { class: "board next" });

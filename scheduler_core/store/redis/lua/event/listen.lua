@@ -1,4 +1,4 @@
--- Keep the stream of events for a listener, and begin it if there is none.
+-- Keep the stream of events for a listener, and begin it if it does not exist.
 --
 -- Guarantee: an epoch belongs to one server and one life of the stream. If another server has become the master, or the
 -- same one has restarted, entries may be lost, so a new epoch begins, and a reader finds that its position belongs to
