@@ -199,6 +199,9 @@ class TestSession:
         assert await gets("/jobs", **with_cookie("cronpost-session=short")) == 0
         for path in ("/health", "/docs", "/docs/docs.css", "/ui/jobs", "/"):
             assert await gets(path, **with_cookie(cookie)) == 0
+        invented = [f"cronpost-session={hashlib.sha256(b'%d' % number).hexdigest()[:43]}" for number in range(20)]
+        assert [await gets("/jobs", **with_cookie(one)) for one in invented] == [0] * 20
+        assert await gets("/jobs", **with_cookie(cookie)) == plain + 1
 
 
 class TestKeys:
