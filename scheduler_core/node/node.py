@@ -31,6 +31,9 @@ class Node:
         """Proposed with the first heartbeat; then replaced by the store's id."""
         self.downtimes: tuple[Downtime, ...] = ()
         self.downtime_count = -1
+        self.alert_book = b""
+        """Names the version of the alert book, as the latest heartbeat on the first shard returned it. Empty: no alert
+        rule was ever stored."""
         self.pauses = Pauses()
         """The pauses of everything, as the latest claim returned them."""
         self.dead_after_ms = int(settings.dead_after_seconds * 1000)

@@ -113,6 +113,8 @@ class Beat(msgspec.Struct, frozen=True):
     store_id: str
     redis_ms: float
     """Redis's clock when the heartbeat arrived, in epoch milliseconds."""
+    alert_book: bytes = b""
+    """Names the version of the alert rules and channels, on the first shard. Empty: none was ever stored."""
 
 
 class Release(msgspec.Struct, frozen=True):

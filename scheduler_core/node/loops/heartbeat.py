@@ -108,6 +108,7 @@ class Heartbeat(Service):
         self._node.store_id = beat.store_id
         self._node.downtimes = beat.downtimes
         self._node.downtime_count = beat.downtime_count
+        self._node.alert_book = beat.alert_book
         self._node.slots.live_nodes = max(1, beat.nodes)
 
     async def run_once(self) -> None:

@@ -75,6 +75,7 @@ class Nodes(RedisShard):
             int(answer[2]),
             answer[3].decode("ascii", errors="replace"),
             redis_ms,
+            answer[5],
         )
 
     async def _beat_and_time(self, args: BeatArgs) -> tuple[Any, float]:

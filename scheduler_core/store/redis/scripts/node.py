@@ -20,7 +20,7 @@ class BeatArgs(NamedTuple):
     facts: Bytes
 
 
-BEAT = Script("node/beat", keys="nodes meta claims events facts", args=BeatArgs)
+BEAT = Script("node/beat", keys="nodes meta claims events facts alert_book", args=BeatArgs)
 
 
 class LeaveArgs(NamedTuple):

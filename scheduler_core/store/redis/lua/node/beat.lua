@@ -9,6 +9,7 @@
 --   3 claims  hash: node id -> number of its latest claim
 --   4 events  stream: see lib/events.lua
 --   5 facts   hash: node id -> facts of the node for people (msgpack)
+--   6 alert_book  hash: alert rules and channels, their version
 -- ARGV
 --   1 node            text: node id
 --   2 now             epoch ms
@@ -22,7 +23,7 @@
 --   10 facts          bytes: msgpack; empty: none are stored on this shard
 -- Returns
 --   {downtime count, downtimes as 'after:until,after:until,...', number of nodes with a heartbeat within lived_gap,
---   store id, 1 if a client listens to events}
+--   store id, 1 if a client listens to events, version of the alert book or '' if none was ever stored}
 -- Cost: O(nodes).
 
 local nodes, meta, claims, events, facts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -56,9 +57,10 @@ end
 redis.call('ZREMRANGEBYSCORE', nodes, '(' .. string.format('%.0f', now + forget), '+inf')
 redis.call('HSETNX', meta, 'store_id', store_id)
 
-local last = tonumber(string.match(redis.call('HGET', meta, 'last_beat') or '', '^%d+$'))
-local written = redis.call('HGET', meta, 'downtimes') or ''
-local count = string.match(redis.call('HGET', meta, 'downtime_count') or '', '^%d+$') or '0'
+local known = redis.call('HMGET', meta, 'last_beat', 'downtimes', 'downtime_count', 'store_id')
+local last = tonumber(string.match(known[1] or '', '^%d+$'))
+local written = known[2] or ''
+local count = string.match(known[3] or '', '^%d+$') or '0'
 if #count > 15 then count = '0' end
 if last and last < now then
   local gap = now - last
@@ -90,4 +92,7 @@ if not last or last < now or last > now + lived_gap then
   redis.call('HSET', meta, 'last_beat', string.format('%.0f', now))
 end
 local lately = redis.call('ZCOUNT', nodes, string.format('%.0f', now - lived_gap), '+inf')
-return {tostring(count), written, lately, redis.call('HGET', meta, 'store_id'), redis.call('EXISTS', events)}
+-- pcall: a book of the wrong type must not stop heartbeats. Its reader meets the fault.
+local book = redis.pcall('HGET', KEYS[6], 'version')
+if type(book) == 'table' then book = 'unknown' end
+return {tostring(count), written, lately, known[4], redis.call('EXISTS', events), book or ''}
