@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -70,7 +70,7 @@ async def list_rules(request: Request) -> Response:
     context = context_of(request)
     async with context.store_slot():
         book = await context.alerts.book()
-    return json_answer(AlertRules([show_rule(rule) for rule in book.rules.values()]))
+    return json_answer(AlertRules([show_rule(rule) for rule in book.rules.values()], list(book.faults) or UNSET))
 
 
 async def create_rule(request: Request) -> Response:
@@ -127,7 +127,9 @@ async def list_channels(request: Request) -> Response:
     context = context_of(request)
     async with context.store_slot():
         book = await context.alerts.book()
-    return json_answer(AlertChannels([show_channel(channel) for channel in book.channels.values()]))
+    return json_answer(
+        AlertChannels([show_channel(channel) for channel in book.channels.values()], list(book.faults) or UNSET)
+    )
 
 
 async def create_channel(request: Request) -> Response:

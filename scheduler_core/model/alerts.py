@@ -146,8 +146,37 @@ class Book(msgspec.Struct, frozen=True):
     last_id: int = 0
     rules: Mapping[int, Rule] = {}
     channels: Mapping[int, Channel] = {}
-    faults: tuple[str, ...] = ()
-    """Entries that cannot be read."""
+    unread_rules: Mapping[int, Rule] = {}
+    """Rules that cannot be read, because a newer version wrote them or they are damaged. Name and channels are given as
+    far as they can be read. Such a rule reports nothing; its messages wait, and its alarms stay."""
+    unread_channels: frozenset[int] = frozenset()
+    """Channels that cannot be read. Their messages wait."""
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What cannot be read, for people."""
+        found = [("rule", one) for one in self.unread_rules]
+        found += [("channel", one) for one in sorted(self.unread_channels)]
+        return tuple(
+            f"alert {kind} {one} cannot be read: a newer version wrote it, or it is damaged. Its messages wait. Update "
+            f"this server, or DELETE /alerts/{kind}s/{one}"
+            for kind, one in found
+        )
+
+    @property
+    def watches(self) -> bool:
+        """Whether changed jobs must be listed for a rule."""
+        return bool(self.rules or self.unread_rules)
+
+    def lacks(self, message: Message) -> str:
+        """Return what was deleted that the message needs, ``rule`` or ``channel``; empty: nothing."""
+        if message.channel not in self.channels and message.channel not in self.unread_channels:
+            return "channel"
+        return "" if message.rule in self.rules or message.rule in self.unread_rules else "rule"
+
+    def can_send(self, message: Message) -> bool:
+        """Return whether the rule and the channel of the message can be read."""
+        return message.rule in self.rules and message.channel in self.channels
 
     @property
     def active(self) -> tuple[Rule, ...]:

@@ -45,17 +45,18 @@ def add_findings(
     """Return the new and changed messages for these findings.
 
     ``waiting``: the messages that are to be sent, by id; ``busy``: ids of those that are being sent. ``latest``: when
-    the latest message of each group was due. Findings of rules and channels that are gone are dropped.
+    the latest message of each group was due. Findings of rules and channels that are gone are dropped. Messages of
+    rules and channels that cannot be read are made, and wait.
     """
     open_ones = {key_of(one): one for one in waiting.values() if not one.begun_at_ms and one.id not in busy}
     changed: dict[Key, Message] = {}
     for finding in findings:
-        rule = book.rules.get(finding.rule)
+        rule = book.rules.get(finding.rule) or book.unread_rules.get(finding.rule)
         if rule is None:
             continue
         mention = Mention(finding.job_id, finding.at_ms, finding.text, finding.run_id, finding.failures, finding.ended)
         for channel in rule.channels:
-            if channel not in book.channels:
+            if channel not in book.channels and channel not in book.unread_channels:
                 continue
             key = (rule.id, channel, finding.on)
             message = changed.get(key) or open_ones.get(key)

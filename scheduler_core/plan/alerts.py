@@ -7,7 +7,7 @@ two examinations are two findings. The state decides about conditions that last:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -136,11 +136,14 @@ def seen_of(record: Record) -> Seen:
     return Seen(Kind.OTHER, at_ms, run_id=record.id)
 
 
-def examine(rules: Sequence[Rule], facts: Facts, before: JobAlerts | None, *, now_ms: int) -> Examined:
-    """Return what changed for these rules, which all apply to the job."""
+def examine(
+    rules: Sequence[Rule], facts: Facts, before: JobAlerts | None, *, now_ms: int, unread: Collection[int] = ()
+) -> Examined:
+    """Return what changed for these rules, which all apply to the job. ``unread``: rules that cannot be read, whose
+    alarms stay."""
     if before is None or before.created_at_ms not in (facts.created_at_ms, UNREADABLE):
         before = JobAlerts(facts.created_at_ms)
-    examination = _Examination(rules, facts, before, now_ms)
+    examination = _Examination(rules, facts, before, now_ms, unread)
     examination.read_history()
     examination.end_quiet_times()
     examination.read_state()
@@ -168,14 +171,18 @@ def expected_success_ms(rule: Rule, facts: Facts, before: JobAlerts) -> int:
 class _Examination:
     """The alarms of a job while it is examined."""
 
-    def __init__(self, rules: Sequence[Rule], facts: Facts, before: JobAlerts, now_ms: int) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], facts: Facts, before: JobAlerts, now_ms: int, unread: Collection[int]
+    ) -> None:
         self._rules = rules
         self._facts = facts
         self._before = before
         self._now_ms = now_ms
         by_id = {rule.id: rule for rule in rules}
         self._alarms = {
-            (one.rule, one.on): one for one in before.alarms if one.rule in by_id and one.on in by_id[one.rule].on
+            (one.rule, one.on): one
+            for one in before.alarms
+            if one.rule in unread or (one.rule in by_id and one.on in by_id[one.rule].on)
         }
         self._findings: list[Finding] = []
         self._failures = before.failures

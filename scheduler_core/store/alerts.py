@@ -88,8 +88,9 @@ class SweepStore(Protocol):
     """What the examination of the jobs of one shard reads and writes. Every method raises StoreUnavailable or
     StoreRefused."""
 
-    async def arm(self, *, on: bool) -> None:
-        """Begin to list changed jobs, or stop and remove the results of examinations."""
+    async def arm(self, *, on: bool, version: int, force: bool = False) -> bool:
+        """Begin to list changed jobs, or stop and remove the results of examinations. ``version``: of the book that
+        the caller read. Returns False, and changes nothing, if a later version was armed for, unless ``force``."""
         ...
 
     async def begin(self) -> tuple[int, bytes]:

@@ -155,13 +155,9 @@ class AlertOutbox:
         async with self._lock:
             now_ms = self._clock.now_ms()
             gone = [
-                without_receiver(
-                    one,
-                    "the channel was deleted" if one.channel not in book.channels else "the rule was deleted",
-                    now_ms=now_ms,
-                )
+                without_receiver(one, f"the {what} was deleted", now_ms=now_ms)
                 for one in self.waiting.values()
-                if (one.channel not in book.channels or one.rule not in book.rules) and one.id not in self.busy
+                if (what := book.lacks(one)) and one.id not in self.busy
             ]
             for start in range(0, len(gone), POSTED):
                 await self._post(gone[start : start + POSTED], {})

@@ -96,7 +96,7 @@ class ShardSweep:
                 page = await self._sweep.listed(now_ms=self._clock.now_ms(), limit=PAGE)
                 if not page:
                     break
-            kept, findings = await self._examine(rules, page)
+            kept, findings = await self._examine(book, page)
             progress_now = msgspec.msgpack.encode(progress)
             if not kept and progress_now == stored:
                 continue
@@ -144,7 +144,7 @@ class ShardSweep:
             if one is None or all(alarm.on is not On.LATE for alarm in one.alarms)
         ]
 
-    async def _examine(self, rules: Sequence[Rule], page: Sequence[Listed]) -> tuple[list[Kept], list[Finding]]:
+    async def _examine(self, book: Book, page: Sequence[Listed]) -> tuple[list[Kept], list[Finding]]:
         if not page:
             return [], []
         ids = [one.job_id for one in page]
@@ -164,7 +164,7 @@ class ShardSweep:
                     # Created again under its id: what is new of its history begins with its creation.
                     tail = (await self._sweep.tails({listed.job_id: ""}))[listed.job_id]
             try:
-                found = await self._examine_one(rules, listed, stored, before, tail)
+                found = await self._examine_one(book, listed, stored, before, tail)
             except StoreUnavailable:
                 raise
             except Exception:
@@ -179,15 +179,15 @@ class ShardSweep:
         return kept, findings
 
     async def _examine_one(
-        self, rules: Sequence[Rule], listed: Listed, stored: StoredJob, before: JobAlerts | None, tail: Tail
+        self, book: Book, listed: Listed, stored: StoredJob, before: JobAlerts | None, tail: Tail
     ) -> Examined:
         now_ms = self._clock.now_ms()
         view = await with_child_facts(self._store, self._clock, view_of(listed.job_id, stored, now_ms))
         facts = facts_of(view, stored, tail)
         if view.job is None and before is not None:  # it cannot be read; it is still the same job
             facts = msgspec.structs.replace(facts, created_at_ms=before.created_at_ms)
-        own = [rule for rule in rules if rule.matches(facts.labels)]
-        found = examine(own, facts, before, now_ms=now_ms)
+        own = [rule for rule in book.active if rule.matches(facts.labels)]
+        found = examine(own, facts, before, now_ms=now_ms, unread=book.unread_rules)
         if found.pause is not None and await self._pause(found.pause, view):
             finding = auto_paused(found.pause, listed.job_id, now_ms=now_ms)
             found = msgspec.structs.replace(found, findings=(*found.findings, finding))

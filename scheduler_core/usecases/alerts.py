@@ -15,12 +15,13 @@ from scheduler_core.base.errors import (
     AlertChannelInUse,
     AlertChannelNotFound,
     AlertRuleNotFound,
+    CorruptDocument,
     InvalidInput,
     StoreError,
     StoreUnavailable,
     TooManyAlertEntries,
 )
-from scheduler_core.model.alerts import MAX_CHANNELS, MAX_RULES, Alarm, Book, Channel, Message, On, Rule
+from scheduler_core.model.alerts import MAX_CHANNELS, MAX_RULES, Alarm, Book, Channel, ChannelKind, Message, On, Rule
 from scheduler_core.model.health import due_since_ms
 from scheduler_core.plan.alerts import in_a_row
 from scheduler_core.store.shards import Shards, ShardStore
@@ -80,30 +81,30 @@ class AlertService:
         return await self._store.read()
 
     async def rule(self, rule_id: int) -> Rule:
-        """Return a rule. Raises AlertRuleNotFound."""
+        """Return a rule. Raises AlertRuleNotFound and CorruptDocument."""
         return _rule_of(await self._store.read(), rule_id)
 
     async def channel(self, channel_id: int) -> Channel:
-        """Return a channel. Raises AlertChannelNotFound."""
+        """Return a channel. Raises AlertChannelNotFound and CorruptDocument."""
         return _channel_of(await self._store.read(), channel_id)
 
     async def add_rule(self, rule: Rule) -> Rule:
         """Store a new rule; only changes from now on are reported. Raises TooManyAlertEntries and InvalidInput."""
 
         def planned(book: Book) -> Rule:
-            if len(book.rules) >= MAX_RULES:
+            if len(book.rules) + len(book.unread_rules) >= MAX_RULES:
                 raise TooManyAlertEntries("alert rules", MAX_RULES)
             _check_channels(book, rule)
             now_ms = self._clock.now_ms()
             return replace(rule, id=book.last_id + 1, since_ms=now_ms, created_at_ms=now_ms, updated_at_ms=now_ms)
 
-        added = await self._put(planned)
-        await self._arm()
+        added, version = await self._put(planned)
+        await self._arm(version)
         return added
 
     async def change_rule(self, rule_id: int, change: Callable[[Rule], Rule]) -> Rule:
         """Store what ``change`` makes of a rule. If its conditions change, only changes of jobs from now on are
-        reported. Raises AlertRuleNotFound and InvalidInput."""
+        reported. Raises AlertRuleNotFound, CorruptDocument and InvalidInput."""
 
         def planned(book: Book) -> Rule:
             before = _rule_of(book, rule_id)
@@ -114,7 +115,7 @@ class AlertService:
             created_ms = before.created_at_ms
             return replace(after, id=rule_id, since_ms=since_ms, created_at_ms=created_ms, updated_at_ms=now_ms)
 
-        return await self._put(planned)
+        return (await self._put(planned))[0]
 
     async def delete_rule(self, rule_id: int) -> None:
         """Delete a rule. Messages that wait are not sent. Raises AlertRuleNotFound.
@@ -122,35 +123,40 @@ class AlertService:
         After the last rule, the node with the lease stops the listing of changed jobs. This method does not: its stop
         could arrive after the start for a rule that another client has added since.
         """
-        await self._remove(lambda book: _rule_of(book, rule_id))
+        await self._remove(lambda book: book.unread_rules.get(rule_id) or _rule_of(book, rule_id))
 
     async def add_channel(self, channel: Channel) -> Channel:
         """Store a new channel. Raises TooManyAlertEntries."""
 
         def planned(book: Book) -> Channel:
-            if len(book.channels) >= MAX_CHANNELS:
+            if len(book.channels) + len(book.unread_channels) >= MAX_CHANNELS:
                 raise TooManyAlertEntries("alert channels", MAX_CHANNELS)
             now_ms = self._clock.now_ms()
             return replace(channel, id=book.last_id + 1, created_at_ms=now_ms, updated_at_ms=now_ms)
 
-        return await self._put(planned)
+        return (await self._put(planned))[0]
 
     async def change_channel(self, channel_id: int, change: Callable[[Channel], Channel]) -> Channel:
-        """Store what ``change`` makes of a channel. Raises AlertChannelNotFound and what ``change`` raises."""
+        """Store what ``change`` makes of a channel. Raises AlertChannelNotFound, CorruptDocument and what ``change``
+        raises."""
 
         def planned(book: Book) -> Channel:
             before = _channel_of(book, channel_id)
             now_ms = self._clock.now_ms()
             return replace(change(before), id=channel_id, created_at_ms=before.created_at_ms, updated_at_ms=now_ms)
 
-        return await self._put(planned)
+        return (await self._put(planned))[0]
 
     async def delete_channel(self, channel_id: int) -> None:
         """Delete a channel. Raises AlertChannelNotFound, and AlertChannelInUse while a rule names it."""
 
         def planned(book: Book) -> Channel:
-            found = _channel_of(book, channel_id)
-            users = [rule.id for rule in book.rules.values() if channel_id in rule.channels]
+            rules = [*book.rules.values(), *book.unread_rules.values()]
+            users = [rule.id for rule in rules if channel_id in rule.channels]
+            if channel_id not in book.unread_channels:
+                found = _channel_of(book, channel_id)
+            else:
+                found = Channel(channel_id, "", ChannelKind.WEBHOOK)
             if users:
                 raise AlertChannelInUse(channel_id, users)
             return found
@@ -189,12 +195,13 @@ class AlertService:
         jobs = [view.id for view in views[:SHOWN]]
         return Preview(page.examined, len(views), jobs, len(found), found[:SHOWN], page.cursor is None)
 
-    async def _put(self, planned: Callable[[Book], E]) -> E:
+    async def _put(self, planned: Callable[[Book], E]) -> tuple[E, int]:
+        """Return what was stored, and the version of the book with it."""
         for _ in range(TRIES):
             book = await self._store.read()
             entry = planned(book)
             if await self._store.put(book, entry, last_id=max(book.last_id, entry.id)):
-                return entry
+                return entry, book.version + 1
         raise StoreUnavailable("alert rules and channels were changed by others each time; try again")
 
     async def _remove(self, planned: Callable[[Book], Rule | Channel]) -> None:
@@ -204,10 +211,10 @@ class AlertService:
                 return
         raise StoreUnavailable("alert rules and channels were changed by others each time; try again")
 
-    async def _arm(self) -> None:
+    async def _arm(self, version: int) -> None:
         for store in self._shards.all:
             with contextlib.suppress(StoreError):  # the node with the lease does it for each version of the book
-                await store.sweep_store().arm(on=True)
+                await store.sweep_store().arm(on=True, version=version)
 
 
 def alarming_now(rule: Rule, view: JobView, now_ms: int) -> list[AlarmingNow]:
@@ -233,7 +240,8 @@ def alarming_now(rule: Rule, view: JobView, now_ms: int) -> list[AlarmingNow]:
 
 
 def _check_channels(book: Book, rule: Rule) -> None:
-    unknown = [str(channel) for channel in rule.channels if channel not in book.channels]
+    known = book.channels.keys() | book.unread_channels
+    unknown = [str(channel) for channel in rule.channels if channel not in known]
     if unknown:
         raise InvalidInput(
             f"channels must name channels that exist, and {', '.join(unknown)} does not; GET /alerts/channels lists "
@@ -244,6 +252,8 @@ def _check_channels(book: Book, rule: Rule) -> None:
 
 def _rule_of(book: Book, rule_id: int) -> Rule:
     found = book.rules.get(rule_id)
+    if rule_id in book.unread_rules:
+        raise _unreadable("rule", rule_id)
     if found is None:
         raise AlertRuleNotFound(rule_id)
     return found
@@ -251,11 +261,21 @@ def _rule_of(book: Book, rule_id: int) -> Rule:
 
 def _channel_of(book: Book, channel_id: int) -> Channel:
     found = book.channels.get(channel_id)
+    if channel_id in book.unread_channels:
+        raise _unreadable("channel", channel_id)
     if found is None:
         raise AlertChannelNotFound(channel_id)
     return found
 
 
-def alarms_of_rules(book: Book, alarms: Sequence[Alarm]) -> list[Alarm]:
-    """Return the alarms whose rule exists and is enabled."""
-    return [one for one in alarms if one.rule in book.rules and book.rules[one.rule].enabled]
+def _unreadable(kind: str, entry_id: int) -> CorruptDocument:
+    return CorruptDocument(
+        f"the stored {kind} {entry_id} cannot be read: a newer version wrote it, or it is damaged. Update this server, "
+        f"or delete the {kind}"
+    )
+
+
+def alarms_of_rules(book: Book, alarms: Sequence[Alarm]) -> list[tuple[Alarm, Rule]]:
+    """Return the alarms whose rule exists and is enabled, or cannot be read."""
+    rules = {**book.unread_rules, **{rule.id: rule for rule in book.active}}
+    return [(one, rules[one.rule]) for one in alarms if one.rule in rules]

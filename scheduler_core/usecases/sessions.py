@@ -86,7 +86,7 @@ class SessionService:
             return False
         raw = base64.urlsafe_b64decode(f"{session_id}=")
         drawn, mark = raw[:RANDOM_BYTES], raw[RANDOM_BYTES:]
-        return any([hmac.compare_digest(_mark(drawn, digest), mark) for digest, _ in self._keys])
+        return any(hmac.compare_digest(_mark(drawn, digest), mark) for digest, _ in self._keys)
 
 
 def _digest(session_id: str) -> str:

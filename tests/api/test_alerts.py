@@ -157,6 +157,23 @@ async def test_a_channel_that_a_rule_uses_cannot_be_deleted(client: httpx.AsyncC
     assert (await client.delete(path)).json()["code"] == "alert_channel_not_found"
 
 
+async def test_a_rule_that_cannot_be_read_is_a_fault_and_can_be_deleted(
+    client: httpx.AsyncClient, store: RedisStore
+) -> None:
+    made, other = await rule(client), await channel(client)
+    for name in (f"channel:{other}", f"rule:{made['id']}"):
+        await store.client.hset(store.keys.alert_book, name, b"\xc1")
+    for path, entry in (("rules", made["id"]), ("channels", other)):
+        shown = (await client.get(f"/alerts/{path}")).json()
+        assert entry not in [one["id"] for one in shown[path]]
+        assert [f"DELETE /alerts/{path}/{entry}" in one for one in shown["faults"]].count(True) == 1
+        answer = await client.get(f"/alerts/{path}/{entry}")
+        assert (answer.status_code, answer.json()["code"]) == (500, "corrupt_document")
+    for path, entry in (("rules", made["id"]), ("channels", other)):
+        assert (await client.delete(f"/alerts/{path}/{entry}")).status_code == 200
+    assert (await client.get("/alerts/rules")).json() == {"rules": []}
+
+
 async def test_rules_and_channels_are_bounded(client: httpx.AsyncClient) -> None:
     number = await channel(client)
     for _ in range(MAX_RULES):

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from scheduler_core.base.errors import StoreRefused
+from scheduler_core.base.errors import CorruptDocument, StoreError, StoreRefused
+from scheduler_core.base.metrics import Metrics
 from scheduler_core.model.alerts import MISS_QUIET_MS, MessageState, On
 from scheduler_core.model.run import MissReason
+from scheduler_core.node.loops.statistics import StatisticsWriter
 from scheduler_core.plan.alert_messages import TRIES_WHEN_REFUSED
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import CronSpec
@@ -278,7 +281,7 @@ async def test_a_channel_that_hangs_delays_no_other(fleet: Fleet) -> None:
     await fleet.fail("a")
     fleet.notifier.hung[slow.id] = asyncio.Event()
     fleet.clock.advance(5_000)
-    fleet.keeper._node.beat_taken(fleet.clock.monotonic())
+    await fleet.beat()
     await fleet.keeper.step()
     await until(lambda: bool(fleet.notifier.tried))
     assert [channel for channel, _ in fleet.notifier.tried] == [fast.id]
@@ -313,6 +316,144 @@ async def test_without_a_rule_nothing_is_listed_and_nothing_stays(fleet: Fleet, 
     await fleet.sweep()
     left = {key for key in await dump(redis) if "alerts" in key or key.endswith("index:changed")}
     assert left <= {KEYS.alert_book, KEYS.alert_outbox, KEYS.alert_messages, KEYS.alert_sent, KEYS.alert_sweep}
+
+
+async def commands(redis: Redis) -> int:
+    """Return how many commands Redis has carried out, also within scripts, without those that ask."""
+    found: Any = await redis.info("commandstats")
+    return sum(
+        int(one["calls"]) for name, one in found.items() if not name.startswith(("cmdstat_info", "cmdstat_conf"))
+    )
+
+
+async def test_an_idle_node_sends_only_one_write_in_a_minute_for_alerts_and_statistics(
+    fleet: Fleet, redis: Redis
+) -> None:
+    writer = StatisticsWriter(fleet.node.node.id, fleet.store.statistics_store(), fleet.clock, Metrics())
+
+    async def minutes(number: int) -> None:
+        await redis.config_resetstat()
+        for minute in range(number):
+            for _ in range(12):
+                await fleet.step()
+            assert await commands(redis) == 0
+            writer.cut(minute)
+            await writer.write()
+            calls: Any = await redis.info("commandstats")
+            assert calls["cmdstat_evalsha"]["calls"] == 1
+            await redis.config_resetstat()
+
+    # Redis has the script of the statistics, and the keeper knows the version that the heartbeat returns.
+    writer.cut(-1)
+    await writer.write()
+    fleet.learns = False
+    await fleet.node.beat()
+    fleet.keeper._node.alert_book = fleet.node.node.alert_book
+    await minutes(3)
+    fleet.learns = True
+    rule = await fleet.rule(On.FAILURE)
+    await fleet.step()
+    await fleet.service.delete_rule(rule.id)
+    await fleet.step()
+    fleet.learns = False
+    await fleet.node.beat()
+    fleet.keeper._node.alert_book = fleet.node.node.alert_book
+    assert fleet.node.node.alert_book == b"3"
+    await minutes(2)
+
+
+async def test_a_book_of_another_type_does_not_stop_heartbeats_and_counts_as_unknown(
+    fleet: Fleet, redis: Redis
+) -> None:
+    await redis.set(KEYS.alert_book, "foreign")
+    await fleet.node.beat()
+    fleet.keeper._node.alert_book = fleet.node.node.alert_book
+    fleet.learns = False
+    with pytest.raises(StoreError):
+        await fleet.step()
+    await redis.delete(KEYS.alert_book)
+
+
+async def test_a_rule_and_a_channel_of_a_newer_version_count_as_unknown(fleet: Fleet, redis: Redis) -> None:
+    newer, other = await fleet.rule(On.FAILURE), await fleet.rule(On.FAILURE, On.RECOVERY)
+    await fleet.add("a", "b")
+    fleet.notifier.answer = lambda channel, message: FAILED
+    await fleet.fail("a")
+    await fleet.sweep()
+    fleet.notifier.answer = lambda channel, message: SENT
+    rows: Any = {
+        name: await redis.hget(KEYS.alert_book, name) for name in (f"rule:{newer.id}", f"channel:{newer.id - 1}")
+    }
+    unknown: Any = msgspec.msgpack.decode(rows[f"rule:{newer.id}"]) | {"on": ["failure", "moon_phase"]}
+
+    async def store(name: str, row: bytes) -> None:
+        await redis.hset(KEYS.alert_book, name, row)
+        await redis.hincrby(KEYS.alert_book, "version", 1)
+
+    await store(f"rule:{newer.id}", msgspec.msgpack.encode(unknown))
+    assert await fleet.sweep(after_ms=MINUTE) == [(On.FAILURE, ["a"])]
+    assert [one.rule for one in await fleet.store.outbox().waiting()] == [newer.id]
+    assert "rule 2 cannot be read" in fleet.keeper.warnings["alerts"]
+    with pytest.raises(CorruptDocument):
+        await fleet.service.rule(newer.id)
+    await fleet.run("a")
+    fleet.clock.advance(MINUTE)
+    assert dict(await fleet.sweep()) == {On.RECOVERY: ["a"]}
+    (alarm,) = (await fleet.service.alarming(after="", limit=10))[0].alarms
+    assert alarm.rule == newer.id
+    # Without a rule that can be read, changed jobs stay listed for a newer node.
+    await fleet.service.delete_rule(other.id)
+    await fleet.fail("b")
+    fleet.clock.advance(MINUTE)
+    assert await fleet.sweep() == []
+    assert await redis.zscore(fleet.store.keys.changed, "b") is not None
+
+    await store(f"channel:{newer.id - 1}", b"\xc1")
+    await store(f"rule:{newer.id}", rows[f"rule:{newer.id}"])
+    fleet.clock.advance(MINUTE)
+    assert await fleet.sweep() == []
+    await store(f"channel:{newer.id - 1}", rows[f"channel:{newer.id - 1}"])
+    fleet.clock.advance(MINUTE)
+    await fleet.sweep()
+    told = await fleet.service.sent(before="", limit=10)
+    assert {(one.rule, one.jobs[0].job_id) for one in told if one.state is MessageState.SENT} >= {(newer.id, "a")}
+    assert "alerts" not in fleet.keeper.warnings
+
+
+async def test_a_node_that_cannot_read_a_rule_leaves_the_lease_to_one_that_can(fleet: Fleet, redis: Redis) -> None:
+    rule = await fleet.rule(On.FAILURE)
+    other = fleet.new_keeper()
+    good: Any = await redis.hget(KEYS.alert_book, f"rule:{rule.id}")
+    await redis.hset(KEYS.alert_book, f"rule:{rule.id}", b"\xc1")
+    await fleet.step()
+    await redis.hset(KEYS.alert_book, f"rule:{rule.id}", good)  # the other node can read it, in a newer version
+    assert fleet.keeper.has_lease
+    for _ in range(5):
+        await fleet.beat()
+        await fleet.step(other)
+        await fleet.keeper.step()
+    assert (fleet.keeper.has_lease, other.has_lease) == (False, True)
+
+
+async def test_a_node_with_an_older_book_does_not_stop_the_listing_that_a_newer_one_began(
+    fleet: Fleet, redis: Redis
+) -> None:
+    sweep = fleet.store.sweep_store()
+    assert await sweep.arm(on=True, version=7)
+    assert not await sweep.arm(on=False, version=6)
+    assert await redis.exists(KEYS.changed)
+    assert await sweep.arm(on=False, version=7)
+    assert not await sweep.arm(on=True, version=6)
+    assert not await redis.exists(KEYS.changed)
+
+
+async def test_a_shard_that_was_armed_for_a_version_that_a_failover_lost_is_armed_again(fleet: Fleet) -> None:
+    await fleet.store.sweep_store().arm(on=False, version=1_000)
+    await fleet.rule(On.FAILURE)
+    await fleet.step()
+    await fleet.add("a")
+    await fleet.fail("a")
+    assert await fleet.sweep() == [(On.FAILURE, ["a"])]
 
 
 async def test_a_deleted_job_leaves_nothing_and_begins_anew(fleet: Fleet, redis: Redis) -> None:
@@ -380,6 +521,7 @@ async def test_a_channel_that_is_deleted_before_its_attempt_begins_blocks_nothin
     rule = await fleet.rule(On.FAILURE)
     await fleet.add("a")
     await fleet.fail("a")
+    await fleet.beat()
     await fleet.keeper._take()
     await fleet.keeper.sweep()
     fleet.keeper.send_due()
@@ -395,6 +537,7 @@ async def test_messages_that_a_failover_of_the_first_shard_lost_are_made_again(f
     await fleet.rule(On.FAILURE)
     await fleet.add("a")
     await fleet.fail("a")
+    await fleet.beat()
     await fleet.keeper._take()
     await fleet.keeper.sweep()
     await redis.delete(KEYS.alert_outbox, KEYS.alert_messages, KEYS.alert_waiting, KEYS.alert_sent)

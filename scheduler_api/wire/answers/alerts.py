@@ -57,6 +57,13 @@ class AlertRules(Described):
     """All alert rules, in the order of their ids."""
 
     rules: list[AlertRule]
+    faults: Annotated[
+        Maybe[list[str]],
+        Meta(
+            description="Rules and channels that cannot be read: a newer version wrote them, or they are damaged. "
+            "Their messages wait, and their alarms stay. Absent: all can be read."
+        ),
+    ] = UNSET
 
 
 class SmtpServer(Described):
@@ -88,6 +95,7 @@ class AlertChannels(Described):
     """All channels, in the order of their ids."""
 
     channels: list[AlertChannel]
+    faults: Annotated[Maybe[list[str]], Meta(description="As of `GET /alerts/rules`.")] = UNSET
 
 
 class AlertDeleted(Described):
@@ -286,8 +294,8 @@ def show_alarms(one: AlarmsOfJob, book: model.Book) -> AlarmingJob:
     return AlarmingJob(
         one.job_id,
         [
-            AlarmOfRule(alarm.rule, book.rules[alarm.rule].name, alarm.on, rfc3339(alarm.since_ms))
-            for alarm in alarms_of_rules(book, one.alarms)
+            AlarmOfRule(alarm.rule, rule.name, alarm.on, rfc3339(alarm.since_ms))
+            for alarm, rule in alarms_of_rules(book, one.alarms)
             if alarm.on in model.LASTING
         ],
     )

@@ -1,8 +1,10 @@
 """Examines jobs for the alert rules and sends messages, on one node of the fleet at a time.
 
 The node with the lease sweeps all shards every ``PERIOD_SECONDS`` and sends what waits in between. The lease of a
-node that dies ends after ``LEASE_MS``; the next node continues from what is stored. While no rule exists and no
-message waits, each node reads one number per period.
+node that dies ends after ``LEASE_MS``; the next node continues from what is stored. Heartbeats return the version of
+the rules, so the keeper sends no command to Redis while no rule exists and no message waits.
+
+A node that cannot read a rule or a channel does not prolong its lease, so that a newer node, which can, takes it.
 
 Sweeping and sending do not delay fires: each channel has one slot of its own, beside the slots of runs, and the HTTP
 client has connections for them. A channel that hangs delays only itself.
@@ -41,6 +43,10 @@ PERIOD_SECONDS = 5.0
 TICK_SECONDS = 1.0
 """How often the node with the lease looks for messages that are due."""
 LEASE_MS = 15_000
+YIELD_SECONDS = 7.0
+"""How long a node that cannot read a rule or a channel leaves the lease to others after it has ended: longer than
+``PERIOD_SECONDS``, after which they ask for it."""
+FAULTS = "alerts"
 MORE_SECONDS = 0.2
 """The pause between two turns while jobs are left to be examined."""
 
@@ -66,11 +72,14 @@ class AlertSweeper(Service):
         self._sweeps = [
             ShardSweep(one, JobService(one, clock, metrics, targets=targets), schedules, clock) for one in shards.all
         ]
-        self._book = Book(version=-1)
+        self._book = Book()
+        self._read_for = b""
+        """What heartbeats said of the book when it was read."""
         self._armed: dict[int, int] = {}
         """The version of the book for which each shard was armed or disarmed."""
         self._swept_at: float | None = None
         self._lease_until = 0.0
+        self._is_prolonged = False
         self._sending: dict[int, asyncio.Task[None]] = {}
         """By channel."""
         self._more = False
@@ -106,18 +115,24 @@ class AlertSweeper(Service):
 
     async def _take(self) -> bool:
         """Take or prolong the lease if there is work; return whether this node has it."""
-        version = await self._book_store.version()
-        if version != self._book.version:
-            self._book = await self._book_store.read()
-            for fault in self._book.faults:
-                log.error(ALERT_BOOK_FAULT, detail=fault)
-        if not version:
+        stored = self._node.alert_book
+        if stored != self._read_for:
+            await self._read_book()
+            self._read_for = stored
+        if not stored:
             return False  # no rule was ever stored
-        disarmed = not self._book.rules and all(self._armed.get(one) == version for one in range(len(self._shards)))
+        version = self._book.version
+        disarmed = not self._book.watches and all(self._armed.get(one) == version for one in range(len(self._shards)))
         if disarmed and not (self.has_lease and (self.outbox.waiting or self._sending)):
             self._lease_until = 0.0
             return False
         had, asked = self.has_lease, self.clock.monotonic()
+        if self._book.faults:
+            if had and not self._sending:
+                return True
+            if not had and self._lease_until and asked < self._lease_until + YIELD_SECONDS:
+                return False
+        self._is_prolonged = had
         now_ms = self.clock.now_ms()
         if not await self._lease.take(node=self._node.id, now_ms=now_ms, until_ms=now_ms + LEASE_MS):
             self._lease_until = 0.0
@@ -126,6 +141,14 @@ class AlertSweeper(Service):
         if not had:
             await self.outbox.load()
         return True
+
+    async def _read_book(self) -> None:
+        self._book = await self._book_store.read()
+        self.warnings.pop(FAULTS, None)
+        if self._book.faults:
+            self.warnings[FAULTS] = "; ".join(self._book.faults)
+        for fault in self._book.faults:
+            log.error(ALERT_BOOK_FAULT, detail=fault)
 
     async def sweep(self) -> None:
         """Examine a bounded number of jobs of each shard, and turn findings into messages. Raises OutboxChanged."""
@@ -151,7 +174,11 @@ class AlertSweeper(Service):
     async def _sweep_shard(self, number: int, book: Book) -> None:
         if self._armed.get(number) != book.version:
             # Also on another node, and again after a crash: arming twice changes nothing.
-            await self._shards.all[number].sweep_store().arm(on=bool(book.rules))
+            sweep = self._shards.all[number].sweep_store()
+            if not await sweep.arm(on=book.watches, version=book.version):
+                if await self._book_store.version() != book.version:
+                    return  # this book is out of date
+                await sweep.arm(on=book.watches, version=book.version, force=True)
             self._armed[number] = book.version
         if book.rules:
             turn = await self._sweeps[number].turn(book)
@@ -159,9 +186,13 @@ class AlertSweeper(Service):
 
     def send_due(self) -> None:
         """Start to send the next message of each channel that is due."""
+        left = self._lease_until - self.clock.monotonic()
+        if self._book.faults and (self._is_prolonged or left < PERIOD_SECONDS + TICK_SECONDS):
+            return  # the lease would end before the attempt is recorded
         now_ms = self.clock.now_ms()
-        for channel, message in next_of_channels(self.outbox.waiting.values()).items():
-            if channel in self._sending or message.next_ms > now_ms or channel not in self._book.channels:
+        waiting = [one for one in self.outbox.waiting.values() if self._book.can_send(one)]
+        for channel, message in next_of_channels(waiting).items():
+            if channel in self._sending or message.next_ms > now_ms:
                 continue
             self.outbox.busy.add(message.id)
             sending = self._send(message, self._book.channels[channel])

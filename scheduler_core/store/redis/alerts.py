@@ -4,7 +4,7 @@ round trip."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -46,6 +46,15 @@ DOCUMENTS_AT_ONCE = 500
 
 _encode = msgspec.msgpack.Encoder().encode
 
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class _PartOfRule(msgspec.Struct, frozen=True):
+    """What is read of a rule that cannot be read as a whole."""
+
+    name: str = ""
+    channels: tuple[int, ...] = ()
+
 
 class RedisAlertBook:
     """An ``AlertBook`` on the connections of the first shard."""
@@ -64,23 +73,33 @@ class RedisAlertBook:
         with translated_faults():
             found: dict[Any, Any] = await self._client.hgetall(self._key)
         rules: dict[int, Rule] = {}
+        unread_rules: dict[int, Rule] = {}
         channels: dict[int, Channel] = {}
-        faults: list[str] = []
-        for field, stored in sorted(found.items()):
+        unread_channels: set[int] = set()
+        for field, stored in found.items():
             kind, _, number = field.partition(b":")
-            try:
-                if kind == b"rule":
-                    rules[int(number)] = msgspec.msgpack.decode(stored, type=Rule)
-                elif kind == b"channel":
-                    channels[int(number)] = msgspec.msgpack.decode(stored, type=Channel)
-            except (msgspec.MsgspecError, ValueError):
-                faults.append(f"the entry {field[:40].decode(errors='replace')} of {self._key} cannot be read")
+            entry_id = _whole(number)
+            if not entry_id:
+                continue
+            if kind == b"rule":
+                rule = _decoded(stored, Rule)
+                if rule is not None:
+                    rules[entry_id] = rule
+                else:
+                    unread_rules[entry_id] = _part_of_rule(entry_id, stored)
+            elif kind == b"channel":
+                channel = _decoded(stored, Channel)
+                if channel is not None:
+                    channels[entry_id] = channel
+                else:
+                    unread_channels.add(entry_id)
         return Book(
             _whole(found.get(b"version")),
             _whole(found.get(b"last_id")),
             dict(sorted(rules.items())),
             dict(sorted(channels.items())),
-            tuple(faults),
+            dict(sorted(unread_rules.items())),
+            frozenset(unread_channels),
         )
 
     async def put(self, book: Book, entry: Rule | Channel, *, last_id: int) -> bool:
@@ -103,8 +122,9 @@ class RedisSweep:
         self._client = beside.client
         self._keys = beside.keys
 
-    async def arm(self, *, on: bool) -> None:
-        await self._shard.run(ARM, ArmArgs(on=int(on)))
+    async def arm(self, *, on: bool, version: int, force: bool = False) -> bool:
+        args = ArmArgs(on=int(on), version=version, force=int(force))
+        return bool(await self._shard.run(ARM, args))
 
     async def begin(self) -> tuple[int, bytes]:
         with translated_faults():
@@ -139,7 +159,7 @@ class RedisSweep:
             return []
         with translated_faults():
             found: list[Any] = await self._client.hmget(self._keys.alert_jobs, list(job_ids))
-        return [_job_alerts(one) for one in found]
+        return [_decoded(one, JobAlerts) for one in found]
 
     async def tails(self, cursors: Mapping[str, str]) -> dict[str, Tail]:
         if not cursors:
@@ -274,7 +294,7 @@ class RedisOutbox:
             for start in range(0, len(ids), DOCUMENTS_AT_ONCE):
                 part = list(ids[start : start + DOCUMENTS_AT_ONCE])
                 stored: list[Any] = await self._client.hmget(self._keys.alert_messages, part)
-                found += [message for one in stored if (message := _message(one)) is not None]
+                found += [message for one in stored if (message := _decoded(one, Message)) is not None]
         return found
 
 
@@ -287,18 +307,18 @@ def _whole(stored: bytes | None) -> int:
     return int(stored) if stored is not None and stored.isdigit() and len(stored) < 18 else 0
 
 
-def _job_alerts(stored: bytes | None) -> JobAlerts | None:
+def _decoded(stored: bytes | None, kind: type[S]) -> S | None:
+    """Decode a document; None: it does not exist, or cannot be read."""
     try:
-        return None if stored is None else msgspec.msgpack.decode(stored, type=JobAlerts)
-    except msgspec.MsgspecError:
+        return None if stored is None else msgspec.msgpack.decode(stored, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
-def _message(stored: bytes | None) -> Message | None:
-    try:
-        return None if stored is None else msgspec.msgpack.decode(stored, type=Message)
-    except msgspec.MsgspecError:
-        return None
+def _part_of_rule(rule_id: int, stored: bytes) -> Rule:
+    """Return name and channels of a rule that cannot be read, as far as they can be."""
+    part = _decoded(stored, _PartOfRule) or _PartOfRule()
+    return Rule(rule_id, part.name, (), part.channels, enabled=False)
 
 
 def _after(rows: Sequence[bytes], cursor: str) -> tuple[list[Entry | Miss], str, bool]:

@@ -33,6 +33,8 @@ CHANGE_BOOK = Script("alert/change_book", keys="alert_book", args=ChangeBookArgs
 
 class ArmArgs(NamedTuple):
     on: Flag
+    version: Count
+    force: Flag
 
 
 ARM = Script("alert/arm", keys=SWEEP_KEYS, args=ArmArgs)
