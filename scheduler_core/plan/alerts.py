@@ -26,7 +26,9 @@ from scheduler_core.plan.failures import reason_of
 
 LOOK_AGAIN_MS: Final = 60_000
 """How often a job is examined while nothing would list it as changed when its condition ends."""
-LATE_AGAIN_MS: Final = 5_000
+LATE_AGAIN_MS: Final = 600_000
+"""How often a late job is examined again although nothing happens to it: its claim lists it, but a failover of Redis
+can lose that."""
 TEXT_CHARACTERS: Final = 300
 UNREADABLE: Final = 0
 """``JobAlerts.created_at_ms`` of a job whose definition could not be read."""
@@ -291,12 +293,12 @@ class _Examination:
         ends = [one.until_ms for one in self._facts.downtimes]
         ends += [one.end_ms for one in self._facts.pauses if one.end_ms is not None]
         limit_ms = max(due_ms, rule.since_ms, *(end for end in (0, *ends) if end <= self._now_ms)) + rule.late_after_ms
-        if self._now_ms <= limit_ms:
-            if key in self._alarms:
-                self._lower(rule, On.LATE, "is no longer late")  # another fire time is due since
+        alarm = self._alarms.get(key)
+        if self._now_ms <= limit_ms and (alarm is None or alarm.since_ms != due_ms):
+            self._lower(rule, On.LATE, "is no longer late")  # another fire time is due since
             self._looks.append(limit_ms + 1)
             return
-        if key not in self._alarms:
+        if alarm is None:
             waits = "" if state.held_back is None else f" ({state.held_back.shown_reason.value})"
             self._raise(rule, On.LATE, due_ms)
             self._find(rule, On.LATE, self._now_ms, f"due since {rfc3339(due_ms)} and not started{waits}")

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from scheduler_core.model.alerts import Book, Channel, Finding, JobAlerts, Message, Rule
+from scheduler_core.model.pause import Pauses
 from scheduler_core.model.run import Record
 
 TAIL = 100
@@ -93,17 +94,17 @@ class SweepStore(Protocol):
         the caller read. Returns False, and changes nothing, if a later version was armed for, unless ``force``."""
         ...
 
-    async def begin(self) -> tuple[int, bytes]:
-        """Return the version of the sweep and its progress."""
+    async def begin(self) -> tuple[int, bytes, Pauses]:
+        """Return the version of the sweep, its progress, and the pauses of everything."""
         ...
 
     async def listed(self, *, now_ms: int, limit: int) -> list[Listed]:
         """Return jobs to be examined: those that changed, longest ago first, then those whose time has come."""
         ...
 
-    async def late(self, *, due_ms: int, skip: int, limit: int) -> list[str]:
-        """Return jobs that are due since ``due_ms`` or longer and not claimed, longest first; of a child run, its
-        job."""
+    async def late(self, *, after_ms: int, due_ms: int, skip: int, limit: int) -> list[str]:
+        """Return jobs that wait since an instant after ``after_ms`` and until ``due_ms``, and are not claimed; of a
+        child run, its job. The latest comes first: claims remove the first ones, so ``skip`` passes over none."""
         ...
 
     async def seed(self, job_ids: Sequence[str], *, at_ms: int) -> None:

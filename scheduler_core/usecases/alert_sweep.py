@@ -16,6 +16,7 @@ from scheduler_core.base.errors import JobNotFound, ScheduleNotFound, StoreUnava
 from scheduler_core.base.events import ALERT_JOB_FAULT, get_logger
 from scheduler_core.model.alerts import Book, Finding, JobAlerts, On, Rule
 from scheduler_core.model.catalogue import schedule_id_of, tried_target_of
+from scheduler_core.model.pause import Pauses
 from scheduler_core.plan.alerts import (
     Examined,
     Facts,
@@ -39,7 +40,11 @@ log = get_logger(__name__)
 PAGE = 50
 """Jobs that are examined without a pause for other work of the process: 4 to 5 ms."""
 PAGES = 40
-"""The most pages of changed jobs in one turn."""
+"""The most pages of jobs in one turn."""
+LATE_PAGES = 20
+"""The most of them that are pages of late jobs."""
+RECHECKED = 500
+"""Late jobs that a turn checks for one that was passed over."""
 SEEDED = 1_000
 """How many jobs a turn lists because the rules changed."""
 FAULT_AGAIN_MS = 60_000
@@ -60,6 +65,15 @@ class Progress(msgspec.Struct, array_like=True):
     ids_cursor: str | None = None
     """Likewise, of all jobs."""
     late_skip: int = 0
+    """How many late jobs the check for jobs that were passed over has checked."""
+    late_for: str = ""
+    """The rules about ``late`` and the pause for which late jobs were examined."""
+    late_to_ms: int = -1
+    """Jobs that are due since this instant or longer were examined."""
+    late_high_ms: int = 0
+    """Until which instant the jobs of the examination under way are due; 0: none is under way."""
+    late_done: int = 0
+    """How many jobs it has examined."""
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -82,32 +96,42 @@ class ShardSweep:
         self._clock = clock
 
     async def turn(self, book: Book) -> Turn:
-        """Examine jobs for the rules of ``book``, at most ``PAGES`` pages and one page of late ones."""
+        """Examine jobs for the rules of ``book``, at most ``PAGES`` pages."""
         rules = book.active
-        version, stored = await self._sweep.begin()
+        version, stored, pauses = await self._sweep.begin()
         progress = _read_progress(stored)
         if await self._sweep.count_findings() >= MOST_FINDINGS:
             return Turn(0, 0, False)
+        limits = [rule.late_after_ms for rule in rules if On.LATE in rule.on]
+        self._begin_late(rules, progress, pauses)
         await self._seed(book, rules, progress)
         examined = found = 0
-        page = await self._late(rules, progress)
-        for number in range(PAGES + 1):
-            if number:
+        seeks_late = bool(limits)
+        page: list[Listed] = []
+        for number in range(PAGES):
+            is_late = seeks_late
+            if is_late:
+                page = await self._late(progress, min(limits))
+                seeks_late = progress.late_high_ms > 0 and number + 1 < LATE_PAGES
+            else:
                 page = await self._sweep.listed(now_ms=self._clock.now_ms(), limit=PAGE)
-                if not page:
+                if not page and number:
                     break
             kept, findings = await self._examine(book, page)
             progress_now = msgspec.msgpack.encode(progress)
             if not kept and progress_now == stored:
-                continue
+                if is_late:
+                    continue
+                break
             saved = await self._sweep.save(kept, findings, version=version, progress=progress_now)
             if saved is not Saved.OK:
                 return Turn(examined, found, False)
             version, stored = version + 1, progress_now
             examined, found = examined + len(kept), found + len(findings)
-            if number and (len(page) < PAGE or found >= MOST_FINDINGS):
+            if found >= MOST_FINDINGS or (not is_late and len(page) < PAGE):
                 break
         more = progress.cursor is not None or progress.ids_cursor is not None or len(page) >= PAGE
+        more = more or progress.late_high_ms > 0
         return Turn(examined, found, more)
 
     async def _seed(self, book: Book, rules: Sequence[Rule], progress: Progress) -> None:
@@ -128,21 +152,53 @@ class ShardSweep:
             await self._sweep.seed(ids, at_ms=now_ms)
             progress.ids_cursor = ids[-1] if len(ids) == SEEDED else None
 
-    async def _late(self, rules: Sequence[Rule], progress: Progress) -> list[Listed]:
-        """Return jobs that are due for longer than a rule allows. The next turn continues after them."""
-        limits = [rule.late_after_ms for rule in rules if On.LATE in rule.on]
-        if not limits:
-            return []
-        due_ms = self._clock.now_ms() - min(limits) - 1
-        found = await self._sweep.late(due_ms=due_ms, skip=progress.late_skip, limit=PAGE)
-        progress.late_skip = progress.late_skip + PAGE if len(found) == PAGE else 0
-        ids = list(dict.fromkeys(found))
-        known = await self._sweep.alerts_of(ids)
-        return [
-            Listed(job_id, None)
-            for job_id, one in zip(ids, known, strict=True)
-            if one is None or all(alarm.on is not On.LATE for alarm in one.alarms)
-        ]
+    def _begin_late(self, rules: Sequence[Rule], progress: Progress, pauses: Pauses) -> None:
+        """Examine all late jobs anew if a rule about them was added or changed, or a pause of everything began or
+        ended: during such a pause no job is late."""
+        late = ",".join(f"{rule.id}@{rule.since_ms}" for rule in rules if On.LATE in rule.on)
+        is_paused = late and pauses.running(self._clock.now_ms()) is not None
+        known = f"{late} {pauses.version}{' paused' if is_paused else ''}" if late else ""
+        if progress.late_for != known:
+            progress.late_for, progress.late_to_ms, progress.late_high_ms, progress.late_done = known, -1, 0, 0
+
+    async def _late(self, progress: Progress, limit_ms: int) -> list[Listed]:
+        """Return jobs that are due for longer than ``limit_ms``, the shortest limit of a rule, since the latest turn.
+
+        A job is examined once when it becomes late; what follows lists it, also its claim. Some become late unseen: a
+        lease of a dead node ends, and the job is due again at its old instant. So the turns also check all late jobs,
+        some at a time, for one without an alarm.
+        """
+        if not progress.late_high_ms:
+            high_ms = self._clock.now_ms() - limit_ms - 1
+            if high_ms <= progress.late_to_ms:
+                return await self._passed_over(progress)
+            progress.late_high_ms, progress.late_done = high_ms, 0
+        found = await self._sweep.late(
+            after_ms=progress.late_to_ms, due_ms=progress.late_high_ms, skip=progress.late_done, limit=PAGE
+        )
+        progress.late_done += len(found)
+        if len(found) < PAGE:
+            progress.late_to_ms, progress.late_high_ms, progress.late_done = progress.late_high_ms, 0, 0
+            if not found:
+                return await self._passed_over(progress)
+        return [Listed(job_id, None) for job_id in dict.fromkeys(found)]
+
+    async def _passed_over(self, progress: Progress) -> list[Listed]:
+        """Return some late jobs without an alarm about it."""
+        found = await self._sweep.late(
+            after_ms=-1, due_ms=progress.late_to_ms, skip=progress.late_skip, limit=RECHECKED
+        )
+        known = await self._sweep.alerts_of(found)
+        chosen: list[str] = []
+        for checked, (job_id, one) in enumerate(zip(found, known, strict=True), start=1):
+            if one is None or all(alarm.on is not On.LATE for alarm in one.alarms):
+                chosen.append(job_id)
+            if len(chosen) == PAGE:
+                progress.late_skip += checked
+                break
+        else:
+            progress.late_skip = progress.late_skip + len(found) if len(found) == RECHECKED else 0
+        return [Listed(job_id, None) for job_id in dict.fromkeys(chosen)]
 
     async def _examine(self, book: Book, page: Sequence[Listed]) -> tuple[list[Kept], list[Finding]]:
         if not page:

@@ -17,10 +17,13 @@ from scheduler_core.model.alerts import MISS_QUIET_MS, MessageState, On
 from scheduler_core.model.run import MissReason
 from scheduler_core.node.loops.statistics import StatisticsWriter
 from scheduler_core.plan.alert_messages import TRIES_WHEN_REFUSED
+from scheduler_core.plan.alerts import LATE_AGAIN_MS
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.triggers.trigger import CronSpec
+from scheduler_core.usecases.alert_sweep import PAGE
 from scheduler_core.usecases.job_reads import JobView
 from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.pauses import PauseService
 from tests.support.alerts import FAILED, REFUSED, SENT, Fleet
 from tests.support.factories import EVERY_10_SECONDS, answered, make_job
 from tests.support.stores import KEYS, dump, opened, until
@@ -206,6 +209,76 @@ async def test_a_job_that_is_due_and_not_started_is_late(fleet: Fleet) -> None:
     assert await fleet.sweep() == []
     await fleet.run_due()
     assert await fleet.sweep() == [(On.RECOVERY, ["a"])]
+
+
+async def test_late_jobs_are_examined_again_only_when_they_are_claimed(fleet: Fleet) -> None:
+    ids = [f"job-{number:03}" for number in range(2 * PAGE + 5)]
+    await fleet.rule(On.LATE, On.RECOVERY, late_after_ms=30_000)
+    await fleet.add(*ids, trigger=EVERY_10_SECONDS)
+    fleet.clock.advance(45_000)
+    await fleet.step()
+    (message,) = await fleet.service.sent(before="", limit=10)
+    assert (message.on, message.count) == (On.LATE, len(ids))
+    fleet.notifier.take()
+
+    (sweep,), book = fleet.keeper._sweeps, await fleet.service.book()
+    for _ in range(3):
+        fleet.clock.advance(5_000)
+        turn = await sweep.turn(book)
+        assert (turn.examined, turn.more) == (0, False)
+    await fleet.node.beat()
+    assert await fleet.node.claim(10) == 10
+    turn = await sweep.turn(book)
+    assert (turn.examined, turn.found) == (10, 10), "their runs are open, so they are not late"
+    assert dict(await fleet.sweep()) == {On.RECOVERY: ids[:10]}
+
+
+async def test_a_late_job_that_becomes_due_again_at_its_old_instant_is_found(fleet: Fleet) -> None:
+    await fleet.rule(On.LATE, late_after_ms=30_000)
+    await fleet.add("a", trigger=EVERY_10_SECONDS)
+    await fleet.live(45_000)
+    assert await fleet.sweep() == [(On.LATE, ["a"])]
+    await fleet.node.beat()
+    await fleet.node.claim()
+    assert await fleet.sweep() == []
+    assert await fleet.service.count_alarming() == 0
+    await fleet.store.reap(now_ms=fleet.clock.now_ms(), dead_after_ms=5_000, void_all=True)
+    assert await fleet.sweep() == [(On.LATE, ["a"])]
+
+
+async def test_a_time_without_nodes_neither_ends_nor_repeats_that_a_job_is_late(fleet: Fleet, redis: Redis) -> None:
+    await fleet.rule(On.LATE, On.RECOVERY, late_after_ms=30_000)
+    await fleet.add("a", trigger=EVERY_10_SECONDS)
+    fleet.clock.advance(45_000)
+    assert await fleet.sweep() == [(On.LATE, ["a"])]
+    fleet.clock.advance(MINUTE)
+    await fleet.node.start()
+    await redis.zadd(KEYS.changed, {"a": 0})
+    assert await fleet.sweep() == []
+    assert await fleet.sweep(after_ms=LATE_AGAIN_MS) == []
+
+
+async def test_during_a_pause_of_everything_no_job_is_late(fleet: Fleet) -> None:
+    pauses = PauseService(fleet.shards, fleet.clock)
+    await fleet.rule(On.LATE, On.RECOVERY, late_after_ms=30_000)
+    await fleet.add("a", trigger=EVERY_10_SECONDS)
+    fleet.clock.advance(45_000)
+    assert await fleet.sweep() == [(On.LATE, ["a"])]
+    await pauses.pause(until_ms=fleet.clock.now_ms() + 5 * MINUTE)
+    assert await fleet.sweep() == [(On.RECOVERY, ["a"])]
+    assert await fleet.sweep(after_ms=4 * MINUTE) == []
+    assert await fleet.sweep(after_ms=MINUTE) == []
+    assert await fleet.sweep(after_ms=40_000) == [(On.LATE, ["a"])]
+
+
+async def test_a_rule_for_late_jobs_finds_those_that_were_late_before(fleet: Fleet) -> None:
+    await fleet.rule(On.LATE, late_after_ms=30_000, labels={"team": "billing"})
+    await fleet.add("a", trigger=EVERY_10_SECONDS)
+    fleet.clock.advance(45_000)
+    assert await fleet.sweep() == []
+    await fleet.rule(On.LATE, late_after_ms=30_000)
+    assert await fleet.sweep() == []
+    assert await fleet.sweep(after_ms=30_000) == [(On.LATE, ["a"])]
 
 
 async def test_a_quarantined_job_is_reported(fleet: Fleet, redis: Redis) -> None:
@@ -429,8 +502,8 @@ async def test_a_node_that_cannot_read_a_rule_leaves_the_lease_to_one_that_can(f
     await redis.hset(KEYS.alert_book, f"rule:{rule.id}", good)  # the other node can read it, in a newer version
     assert fleet.keeper.has_lease
     for _ in range(5):
-        await fleet.beat()
         await fleet.step(other)
+        await fleet.beat()
         await fleet.keeper.step()
     assert (fleet.keeper.has_lease, other.has_lease) == (False, True)
 

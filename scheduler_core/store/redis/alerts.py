@@ -10,11 +10,12 @@ import msgspec
 
 from scheduler_core.base.errors import CorruptDocument
 from scheduler_core.model.alerts import Book, Channel, Finding, JobAlerts, Message, Rule
+from scheduler_core.model.pause import Pauses
 from scheduler_core.model.run import Miss, Record
 from scheduler_core.store.alerts import MESSAGES_KEPT, TAIL, Kept, Listed, NumberedFinding, Saved, Tail
 from scheduler_core.store.claim_keys import job_of_claim_key
 from scheduler_core.store.jobs import Entry
-from scheduler_core.store.redis.codec import decode_entry, decode_record, is_mark
+from scheduler_core.store.redis.codec import decode_entry, decode_pauses, decode_record, is_mark
 from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.scripts.alert import (
     ARM,
@@ -126,11 +127,13 @@ class RedisSweep:
         args = ArmArgs(on=int(on), version=version, force=int(force))
         return bool(await self._shard.run(ARM, args))
 
-    async def begin(self) -> tuple[int, bytes]:
+    async def begin(self) -> tuple[int, bytes, Pauses]:
         with translated_faults():
-            found: list[Any] = await self._client.hmget(self._keys.alert_sweep, ["version", "progress"])
-        version, progress = found
-        return _whole(version), progress or b""
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.hmget(self._keys.alert_sweep, ["version", "progress"])
+                pipe.hget(self._keys.meta, "pauses")
+                (version, progress), pauses = await pipe.execute()
+        return _whole(version), progress or b"", decode_pauses(pauses or b"")
 
     async def listed(self, *, now_ms: int, limit: int) -> list[Listed]:
         key = self._keys.changed
@@ -145,10 +148,10 @@ class RedisSweep:
                 await self._client.zrem(key, *foreign)
         return [Listed(member.decode(), int(score)) for member, score in rows if is_text(member)]
 
-    async def late(self, *, due_ms: int, skip: int, limit: int) -> list[str]:
+    async def late(self, *, after_ms: int, due_ms: int, skip: int, limit: int) -> list[str]:
         with translated_faults():
-            found: list[Any] = await self._client.zrangebyscore(self._keys.due, 0, due_ms, skip, limit)
-        return [job_of_claim_key(one.decode()) for one in found if is_text(one)]
+            found: list[Any] = await self._client.zrevrangebyscore(self._keys.due, due_ms, f"({after_ms}", skip, limit)
+        return [job_of_claim_key(one.decode(errors="replace")) for one in found]
 
     async def seed(self, job_ids: Sequence[str], *, at_ms: int) -> None:
         if job_ids:

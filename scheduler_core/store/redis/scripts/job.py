@@ -43,7 +43,9 @@ class ClaimArgs(NamedTuple):
     pauses: Count
 
 
-CLAIM = Script("job/claim", keys="due jobs states leases meta nodes claims suspects", args=ClaimArgs)
+CLAIM = Script(
+    "job/claim", keys="due jobs states leases meta nodes claims suspects changed alert_alarming", args=ClaimArgs
+)
 
 
 class RecoverArgs(NamedTuple):

@@ -17,6 +17,8 @@
 -- During a pause of everything nothing is claimed ahead, so a claim under way decides with the pause as it is. A job
 -- that was released, and for which nothing was sent, is decided anew once everything was ever paused.
 --
+-- A late job with an alarm is listed as changed: the alert rules examine it again only because of this.
+--
 -- KEYS
 --   1 due       sorted set: claim key -> next wake-up
 --   2 jobs      hash: claim key -> definition
@@ -26,6 +28,8 @@
 --   6 nodes     sorted set: node id -> last heartbeat
 --   7 claims    hash: node id -> number of its latest claim
 --   8 suspects  sorted set: claim key -> losses while it waits; 10^6 is added while it is tried
+--   9 changed   sorted set: see lib/index.lua
+--   10 alert_alarming  sorted set: the jobs with an alarm
 -- ARGV
 --   1 now             epoch ms
 --   2 limit           count: at most 1000
@@ -46,8 +50,8 @@
 --   {'ok', next wake-up or '', downtime count, downtimes or false, version of the targets, number of waiting suspects,
 --   number of all suspects, number of jobs due within `burst` of the next wake-up, pauses or false, row, row, ...}
 --   where row = {claim key, definition or false, state or false, lease}
--- Cost: O(limit × log(jobs)); seven commands per batch, two more per 8 jobs, and a few per suspect. Reads at most
--- `reply_bytes` and 8 documents more, about 1 ms per MiB.
+-- Cost: O(limit × log(jobs)); seven commands per batch, two more per 8 jobs, one if a job is late, and a few per suspect.
+-- Reads at most `reply_bytes` and 8 documents more, about 1 ms per MiB.
 
 local due, jobs, states, leases, meta, nodes, claims = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local suspects = KEYS[8]
@@ -57,6 +61,7 @@ local may_try, suspect_losses, reply_bytes = ARGV[8] == '1', tonumber(ARGV[9]), 
 local horizon, burst, known_pauses = tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[13]
 local CLAIMED, PARKED, READ_AT_ONCE = 1e15, 2e15, 8
 local TAKEN = 1e6
+local LATE = 10000  -- ms; the alert rules report no job that is due for less
 
 -- Returns a stored number; 0 if the text is no number.
 local function whole(text)
@@ -162,7 +167,7 @@ if count > 0 then
   -- At least the time in microseconds: fences still rise if Redis loses its last writes in a failover, the counter
   -- among them.
   local fence = math.max(whole(redis.call('HGET', meta, 'fence')), now * 1000 - 1)
-  local lease_rows, due_rows, taken, parked, known = {}, {}, {}, {}, ':' .. reply[3]
+  local lease_rows, due_rows, taken, parked, late, known = {}, {}, {}, {}, {}, ':' .. reply[3]
   local group = math.min(#trial, count)
   local now_text, held_score = string.format('%.0f', now), string.format('%.0f', CLAIMED + now)
   for i = 1, count do
@@ -197,6 +202,7 @@ if count > 0 then
         lease = mine .. ' ' .. node .. ' ' .. (first_fence or mine) .. ' ' .. decided_at .. ' ' .. (losses or '0') .. ' '
           .. scores[i] .. ' ' .. token .. (rest or known)
       end
+      if score <= now - LATE then late[#late + 1] = string.match(ids[i], '^[^\31]*') end
       lease_rows[#lease_rows + 1], lease_rows[#lease_rows + 2] = ids[i], lease
       reply[#reply + 1] = {ids[i], definitions[i], positions[i], lease}
     end
@@ -212,6 +218,15 @@ if count > 0 then
     redis.call('ZADD', suspects, unpack(parked))
     redis.call('HSET', meta, 'suspects', '1')
     facts[3] = '1'
+  end
+  if #late > 0 then
+    -- pcall: sets of the wrong type must not stop claims.
+    local changed, alarms = KEYS[9], redis.pcall('ZMSCORE', KEYS[10], unpack(late))
+    local time, rows = redis.call('TIME'), {}
+    for i, id in ipairs(late) do
+      if alarms[i] then rows[#rows + 1], rows[#rows + 2] = string.format('%.0f', time[1] * 1e6 + time[2]), id end
+    end
+    if #rows > 0 and redis.pcall('EXISTS', changed) == 1 then redis.pcall('ZADD', changed, unpack(rows)) end
   end
 end
 if facts[3] then
