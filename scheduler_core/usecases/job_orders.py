@@ -1,7 +1,7 @@
 """Yields the ids of jobs to examine, batch by batch, in one of the orders of lists.
 
 A batch holds what one read of the store returned. Its cursor names the last place that was looked at, so that a page
-can end anywhere and the next one continues there, whatever changed in between.
+can end anywhere, and the next one continues there although jobs have changed in between.
 """
 
 from __future__ import annotations
