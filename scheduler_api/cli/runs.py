@@ -35,6 +35,7 @@ runs.add_command(replay)
 @runs.command("list")
 @click.option("--job", "job_id", default=None, shell_complete=complete_job, help="Only runs of this job.")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only this state. Can be repeated.")
+@click.option("--label", "labels", multiple=True, metavar="KEY[:VALUE]", help="Only of jobs with this label.")
 @click.option("--reason", default=None, help="Only this reason, for example manual or replay.")
 @click.option("--from", "start", default=None, help=f"Started at or after: {PAST_FORMAT}.")
 @click.option("--to", "end", default=None, help=f"Started at or before: {PAST_FORMAT}.")
@@ -45,6 +46,7 @@ def list_runs(
     server: Server,
     job_id: str | None,
     states: tuple[str, ...],
+    labels: tuple[str, ...],
     reason: str | None,
     start: str | None,
     end: str | None,
@@ -56,10 +58,11 @@ def list_runs(
         "job_id": job_id,
         "state": states[0] if len(states) == 1 else None,
         "reason": reason,
+        "label": list(labels),
         "start_time": instant_option(start, "ago"),
         "end_time": instant_option(end, "ago"),
     }
-    filtered = bool(states or reason)
+    filtered = bool(states or reason or labels)
     found: list[tuple[bytes, dict[str, Any]]] = []
     for raw in _runs(server, params, None if filtered else limit):
         run = msgspec.json.decode(raw)
@@ -86,6 +89,8 @@ def _runs(server: Server, params: dict[str, Any], limit: int | None) -> Iterator
     params = dict(params)
     while left > 0:
         answer = server.request("GET", "/runs", params=params | {"limit": min(PAGE, left)})
+        if params["label"] and "label" in answer.headers.get("Cronpost-Ignored", ""):
+            raise click.UsageError("this server is of an earlier version, which cannot list runs by label")
         page = [bytes(raw) for raw in msgspec.json.decode(answer.content, type=list[msgspec.Raw])]
         yield from page
         left -= len(page)

@@ -30,6 +30,7 @@ from scheduler_api.answers import (
     path_id,
     query,
     read_body,
+    repeated,
     whole,
     yes_or_no,
 )
@@ -54,9 +55,11 @@ from scheduler_api.wire.answers.run_list import ListedRun, RunDetail, show_found
 from scheduler_api.wire.answers.runs import JobRuns, show_open, show_record
 from scheduler_api.wire.fields import Instant
 from scheduler_api.wire.run_requests import retry_request_of
+from scheduler_api.wire.selection import selection_of
 from scheduler_core.base.errors import InvalidInput, JobNotFound
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.catalogue import job_id_of
+from scheduler_core.model.job import MAX_LABELS
 from scheduler_core.model.run import Reason, RunState
 from scheduler_core.model.status import RunStatus
 from scheduler_core.store.history import Place, Query
@@ -68,6 +71,12 @@ RUN_PARAMETERS = (
     Parameter("status_filter", RunStatus, "Only runs with this status; unsettled runs have none."),
     Parameter("state", RunState, "Only runs in this state."),
     Parameter("reason", Reason, "Only runs for this reason."),
+    Parameter(
+        "label",
+        Annotated[list[str], Meta(max_length=MAX_LABELS)],
+        "Only runs of jobs that have this label now: `key:value`, or `key` for any value. Can be repeated: all must "
+        "match.",
+    ),
     Parameter("start_time", Instant, _BOUND),
     Parameter("end_time", Instant, _BOUND),
     SKIP,
@@ -78,19 +87,21 @@ LATEST_YEAR = 2999
 
 
 async def find_runs(request: Request) -> Response:
-    """``GET /runs?schedule_id=&job_id=&status_filter=&state=&reason=&start_time=&end_time=&skip=&limit=``:
+    """``GET /runs?schedule_id=&job_id=&status_filter=&state=&reason=&label=&start_time=&end_time=&skip=&limit=``:
     newest start first.
 
-    A page of one ``state`` or ``reason`` reads a bounded number of runs: it may be short and have a next page. The
-    ``Link`` to the next page contains a ``cursor``, which new runs do not move.
+    A page of one ``state``, ``reason`` or ``label`` reads a bounded number of runs: it may be short and have a next
+    page. The ``Link`` to the next page contains a ``cursor``, which new runs do not move.
     """
     params = dict(request.query_params)
+    labels = repeated(request, "label")
     wanted = Query(
         status=_status(params),
         start_ms=_instant(params, "start_time", up=True),
         end_ms=_instant(params, "end_time"),
         state=_one_of(RunState, params, "state"),
         reason=_one_of(Reason, params, "reason"),
+        labels=selection_of({}, labels).labels,
     )
     skip = whole(params, "skip", 0, 0, MAX_SKIP)
     limit = whole(params, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
@@ -107,7 +118,9 @@ async def find_runs(request: Request) -> Response:
     headers = None
     if page.after is not None:
         known = {*query_names(RUN_PARAMETERS)} - {"skip", "cursor"}
-        kept = {name: value for name, value in params.items() if name in known}
+        kept: dict[str, str | list[str]] = {name: value for name, value in params.items() if name in known}
+        if labels:
+            kept["label"] = labels
         if page.skip:
             kept["skip"] = str(page.skip)
         headers = next_link(request, kept, cursor=_write_cursor(page.after))

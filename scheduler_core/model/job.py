@@ -5,6 +5,7 @@ It is immutable: each change makes a new version. What runs change is in ``job_s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -82,3 +83,10 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
             trigger = msgspec.structs.replace(trigger, at_ms=0)
         sent = msgspec.structs.replace(self, trigger=trigger, version=1, created_at_ms=0, updated_at_ms=0)
         return blake2b(msgspec.msgpack.encode(sent), digest_size=16).digest()
+
+
+def has_labels(job: Job | None, labels: Sequence[tuple[str, str | None]]) -> bool:
+    """Return whether a job has all labels: key, and value or None for any."""
+    if job is None:
+        return False
+    return all(key in job.labels if value is None else job.labels.get(key) == value for key, value in labels)

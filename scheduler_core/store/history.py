@@ -43,14 +43,16 @@ class Query(msgspec.Struct, frozen=True):
     end_ms: int | None = None
     state: RunState | None = None
     reason: Reason | None = None
-    """State and reason have no index: the runs that match the other fields are read and filtered."""
+    labels: tuple[tuple[str, str | None], ...] = ()
+    """Labels that the job of a run has now: key, and value or None for any. State, reason and labels have no index of
+    runs: the runs that match the other fields are read and filtered."""
     is_settled: bool = False
     """Only settled runs."""
 
     @property
     def looks_at_runs(self) -> bool:
         """Whether it filters by a field that has no index."""
-        return self.state is not None or self.reason is not None
+        return self.state is not None or self.reason is not None or bool(self.labels)
 
     def takes(self, run: Run) -> bool:
         """Return whether state and reason match."""

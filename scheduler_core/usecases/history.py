@@ -7,23 +7,26 @@ computed from the claim of its job; every process that repeats this decision get
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 
 import msgspec
 
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import RunNotFound
+from scheduler_core.model.index import label_index
+from scheduler_core.model.job import has_labels
 from scheduler_core.model.request import with_query
 from scheduler_core.model.run import Run, RunDetail, RunState, run_id_ms
 from scheduler_core.plan.claim import Work, is_spawned, plan_claim
 from scheduler_core.store.claim_keys import job_of_claim_key
+from scheduler_core.store.find import Kind, Source
 from scheduler_core.store.history import Candidate, Place, Query, RunTotals, place_of, sum_of
 from scheduler_core.store.jobs import StoredJob
 from scheduler_core.store.shards import Shards, ShardStore
 
 LOOKED_AT = 5_000
-"""A page filtered by state or reason examines at most this many runs; it may be short, and its cursor continues
+"""A page filtered by state, reason or labels examines at most this many runs; it may be short, and its cursor continues
 there."""
 LOOK_AT = 250
 EXAMINED = 1000
@@ -74,14 +77,17 @@ class HistoryService:
         limit: int = 100,
     ) -> RunPage:
         """Return runs by their start, newest first; with ``job_id``, of one job. A filter by status leaves out
-        unsettled runs, which have no status.
+        unsettled runs, which have no status. A filter by labels leaves out runs of deleted jobs.
 
         Read page by page with ``before``, the list contains exactly once every run that was settled before the first
         page was read, unless it is trimmed in between. Until a first attempt ends, its run is listed at the instant of
         the claim, and after that at its start.
         """
         if job_id is not None:
-            return await self._parts[self._shards.number_of(job_id)].of_job(job_id, query, before, skip, limit)
+            part = self._parts[self._shards.number_of(job_id)]
+            if query.labels and not await part.labelled({job_id}, query.labels):
+                return RunPage([], None)
+            return await part.of_job(job_id, query, before, skip, limit)
         if query.looks_at_runs:
             return await self._find_among(query, before, skip, limit)
         found: list[FoundRun] = []
@@ -104,13 +110,15 @@ class HistoryService:
             before = candidates[-1][1].place
 
     async def _find_among(self, query: Query, before: Place | None, skip: int, limit: int) -> RunPage:
-        """Filter by state or reason, which have no index: a page examines a bounded number of runs."""
+        """Filter by state, reason or labels, which have no index: a page examines a bounded number of runs."""
         found: list[FoundRun] = []
         seen: set[str] = set()
         for _ in range(LOOKED_AT // LOOK_AT):
             candidates = await self._candidates(query, before, LOOK_AT)
-            for one in await self._resolved(candidates):
-                if one.run.id in seen or not query.takes(one.run):
+            runs = [one for one in await self._resolved(candidates) if query.takes(one.run)]
+            labelled = await self._labelled({one.job_id for one in runs}, query.labels) if query.labels else None
+            for one in runs:
+                if one.run.id in seen or (labelled is not None and one.job_id not in labelled):
                     continue
                 seen.add(one.run.id)
                 if skip:
@@ -123,6 +131,14 @@ class HistoryService:
                 return RunPage(found, None)
             before = candidates[-1][1].place
         return RunPage(found, before, skip)
+
+    async def _labelled(self, job_ids: Iterable[str], labels: Sequence[tuple[str, str | None]]) -> set[str]:
+        """Return the jobs, of all shards, that have all labels."""
+        of_shards: dict[int, set[str]] = {}
+        for job_id in job_ids:
+            of_shards.setdefault(self._shards.number_of(job_id), set()).add(job_id)
+        found = await asyncio.gather(*(self._parts[shard].labelled(own, labels) for shard, own in of_shards.items()))
+        return set().union(*found)
 
     async def get(self, run_id: str) -> FoundRun:
         """Return one run, settled or not; a requested run that has not started is ``open`` without a start. Raises
@@ -173,6 +189,18 @@ class _HistoryOfShard:
         self._store = store
         self._clock = clock
         self.history = store.history_store()
+
+    async def labelled(self, job_ids: Collection[str], labels: Sequence[tuple[str, str | None]]) -> set[str]:
+        """Return the jobs that have all labels."""
+        finder, left = self._store.find_store(), sorted(job_ids)
+        if not await finder.is_indexed():
+            # Until the index is complete, after an upgrade from a version without it, the jobs are read.
+            stored = await self._read(left)
+            return {job_id for job_id, one in zip(left, stored, strict=True) if has_labels(one.snapshot.job, labels)}
+        for key, value in labels:
+            listed = await finder.contains(Source(Kind.INDEX, label_index(key, value)), left)
+            left = [job_id for job_id, is_listed in zip(left, listed, strict=True) if is_listed]
+        return set(left)
 
     async def get(self, run_id: str) -> FoundRun | None:
         found = await self._settled(run_id)

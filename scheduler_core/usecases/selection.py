@@ -16,7 +16,7 @@ from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.health import DEFAULT_RULES, Health, HealthRules
 from scheduler_core.model.index import FAILING, PAUSED, label_index, target_index
-from scheduler_core.model.job import Job
+from scheduler_core.model.job import Job, has_labels
 from scheduler_core.model.kept_secrets import mask_password
 from scheduler_core.model.policies import Overlap
 from scheduler_core.model.transition import next_wake_ms
@@ -178,7 +178,7 @@ class Conditions:
         wanted, job = self._wanted, view.job
         if wanted.prefix and not view.id.startswith(wanted.prefix):
             return False
-        if wanted.labels and not _has_labels(job, wanted.labels):
+        if wanted.labels and not has_labels(job, wanted.labels):
             return False
         if wanted.status is not None and view.status != wanted.status:
             return False
@@ -251,12 +251,6 @@ async def _target_id(shards: Shards[ShardStore], selection: Selection) -> int | 
             f"no target has the name {selection.target[:255]!r}; GET /targets lists them", field="target"
         )
     return target_id
-
-
-def _has_labels(job: Job | None, labels: Sequence[tuple[str, str | None]]) -> bool:
-    if job is None:
-        return False
-    return all(key in job.labels if value is None else job.labels.get(key) == value for key, value in labels)
 
 
 def _overlaps(job: Job | None) -> bool:

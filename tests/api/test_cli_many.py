@@ -115,6 +115,9 @@ def test_failed_runs_are_replayed(cli_server_with_node: tuple[str, Runner]) -> N
     headers = {"Authorization": f"Bearer {KEY}"}
     while len(httpx.get(f"{server}/runs?state=failed", headers=headers).json()) < 2:
         pass
+    access = ("--server", server, "--api-key", KEY)
+    assert len(run("runs", "list", "--label", "team:x", "--jsonl", *access).stdout.splitlines()) == 2
+    assert run("runs", "list", "--label", "team:y", "--jsonl", *access).stdout == ""
     counted = run("runs", "replay", "--label", "team:x", "--dry-run", "--server", server, "--api-key", KEY)
     assert counted.stdout == "2 runs match, 2 to replay\n", errors_of(counted)
     done = run("runs", "replay", "--all", "--from", "1h", "--server", server, "--api-key", KEY)

@@ -17,6 +17,7 @@ from scheduler_core.model.status import RunStatus
 from scheduler_core.model.transition import Transition
 from scheduler_core.store.redis.settlements import encode_settlement
 from scheduler_core.store.redis.store import RedisStore
+from scheduler_core.usecases.index_check import check_index
 from tests.support.factories import at, make_job, make_state, retrying, settled_run
 from tests.support.manual_clock import START_MS
 from tests.support.stores import beat, claim, put
@@ -36,10 +37,12 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-async def settle(store: RedisStore, redis: Redis, job_id: str, *runs: Run, detail: RunDetail | None = None) -> None:
+async def settle(
+    store: RedisStore, redis: Redis, job_id: str, *runs: Run, detail: RunDetail | None = None, **fields: Any
+) -> None:
     """Record runs of a job, as a node does; the detail belongs to the last one."""
     await beat(store)
-    await put(redis, make_job(job_id), make_state(0))
+    await put(redis, make_job(job_id, **fields), make_state(0))
     (job,) = (await claim(store)).jobs
     transition = Transition(make_state(86_400 * 365), runs, detail=detail, detail_of=runs[-1].id)
     assert (await store.settle([encode_settlement(job, transition)]))[0].result == "ok"
@@ -216,6 +219,31 @@ async def test_each_filter_finds_its_runs_newest_first(
     assert await found(client, anything="at all", skip=4) == [0]
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+async def test_runs_are_found_by_the_labels_that_their_jobs_have_now(
+    client: httpx.AsyncClient, store: RedisStore, redis: Redis, indexed: bool
+) -> None:
+    every: tuple[dict[str, str], ...] = ({"team": "a"}, {"team": "b", "tier": "1"}, {}, {"team": "a", "tier": "1"})
+    for number, labels in enumerate(every):
+        await settle(store, redis, f"job{number}", settled_run(number * 10), labels=labels)
+    if indexed:
+        await check_index(store, after="", limit=100)
+        await store.find_store().mark_indexed()
+    assert await found(client, label="team:a") == [30, 0]
+    assert await found(client, label="team") == [30, 10, 0]
+    assert await found(client, label=["team:a", "tier"]) == [30]
+    assert await found(client, label=["team:a", "team:b"]) == []
+    assert await found(client, label="team:a", job_id="job0") == [0]
+    assert await found(client, label="team:a", job_id="job1") == []
+    assert await found(client, label="team", status_filter="FAILED") == []
+    assert await found(client, label="team", skip=1, limit=1) == [10]
+    first = await client.get("/runs?limit=1&label=tier&label=team")
+    second = await client.get(first.links["next"]["url"])
+    assert [run["job_id"] for run in (*first.json(), *second.json())] == ["job3", "job1"]
+    assert (await client.delete("/jobs/job3")).is_success
+    assert await found(client, label="tier") == [10]
+
+
 async def test_bounds_are_inclusive_and_in_utc_without_a_zone(
     client: httpx.AsyncClient, store: RedisStore, redis: Redis
 ) -> None:
@@ -252,6 +280,9 @@ async def test_bounds_are_inclusive_and_in_utc_without_a_zone(
         ("end_time=2026-13-01", "end_time"),
         ("end_time=0001-01-01T00:00:00%2B14:00", "end_time"),
         ("end_time=9999-12-31T23:59:59-10:00", "end_time"),
+        ("label=", "label"),
+        ("label=:a", "label"),
+        ("&".join(f"label=key{number}" for number in range(33)), "label"),
         ("cursor=", "cursor"),
         ("cursor=nonsense", "cursor"),
         ("cursor=%C3%A9", "cursor"),

@@ -79,7 +79,7 @@ async def test_jobs_are_one_list_in_the_order_of_their_ids(client: httpx.AsyncCl
 
 
 async def test_runs_are_one_list_newest_first_with_any_page_size(client: httpx.AsyncClient, context: Context) -> None:
-    await put_all(client)
+    await put_all(client, labels={"team": "a"})
     async with running(context) as runner:
         await run_all(client, runner)
         whole = (await client.get("/runs?limit=100")).json()
@@ -89,6 +89,7 @@ async def test_runs_are_one_list_newest_first_with_any_page_size(client: httpx.A
         assert len(set(ids)) == len(NAMES)
         assert [run["id"] for run in await listed(client, "/runs?limit=3", None)] == ids
         assert [run["id"] for run in await listed(client, "/runs?limit=6&status_filter=SUCCESS", None)] == ids
+        assert [run["id"] for run in await listed(client, "/runs?limit=6&label=team:a", None)] == ids
         skipped = await client.get("/runs?skip=7&limit=5")
         assert [run["id"] for run in skipped.json()] == ids[7:12]
         for run in whole:

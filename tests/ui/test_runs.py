@@ -25,7 +25,7 @@ def failed_run(server: Server, job_id: str, body: bytes = b"no such shop", **fie
 
 
 async def test_the_list_follows_the_runs_and_its_filters_are_in_the_address(pages: Pages, server: Server) -> None:
-    server.put("l/good")
+    server.put("l/good", labels={"team": "good"})
     failed_run(server, "l/bad")
     page = await pages.open("/ui/runs?job_id=l%2Fgood")
     await expect(page.get_by_role("heading", name="No run matches")).to_be_visible()
@@ -40,6 +40,13 @@ async def test_the_list_follows_the_runs_and_its_filters_are_in_the_address(page
     await expect(rows.filter(has_text="l/bad")).to_have_count(1)
     await expect(rows.filter(has_text="l/good")).to_have_count(0)
     assert page.url.endswith("/ui/runs?state=failed")
+    await page.get_by_label("State").select_option("")
+    await page.get_by_label("Label").fill("team:good")
+    await page.keyboard.press("Enter")
+    await expect(rows.filter(has_text="l/bad")).to_have_count(0)
+    await expect(rows.filter(has_text="l/good")).to_have_count(1)
+    await page.get_by_label("Label").fill("")
+    await page.keyboard.press("Enter")
     await rows.filter(has_text="l/bad").get_by_role("button", name="Run again").click()
     await expect(rows.filter(has_text="l/bad")).to_have_count(2)
     await expect(rows.filter(has_text="l/bad").filter(has_text="Replayed")).to_have_count(1)

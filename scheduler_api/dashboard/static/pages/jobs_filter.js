@@ -1,10 +1,9 @@
 // The filters of the list of jobs: they are the query of the page's address.
 
-import { get } from "../base/api.js";
 import { label as word } from "../base/badge.js";
 import { bdi, element, fill } from "../base/dom.js";
 import { field, input, select } from "../base/form.js";
-import { suggestTargets } from "../base/suggest.js";
+import { suggestLabels, suggestTargets } from "../base/suggest.js";
 import { localInput, localText } from "../base/time.js";
 
 const HEALTH = ["ok", "failing", "never_succeeded", "late", "stuck", "unknown"];
@@ -91,7 +90,7 @@ export function filters(view, onchange, rows) {
   const labels = input({
     list: "known-labels",
     placeholder: "key or key:value",
-    onfocus: () => suggestLabels(known, rows(), view.signal),
+    onfocus: () => suggestLabels(known, view.signal, rows()),
     onchange: () => addLabel(labels.value),
     onkeydown: (event) => {
       if (event.key !== "Enter") return;
@@ -179,19 +178,4 @@ export function filters(view, onchange, rows) {
 function chip(text, remove) {
   return element("span", { class: "chip" }, bdi(text),
     element("button", { type: "button", class: "plain small", "aria-label": `Remove the filter ${text}`, onclick: remove }, "×"));
-}
-
-async function suggestLabels(place, rows, signal) {
-  if (place.dataset.loaded) return;
-  place.dataset.loaded = "yes";
-  const shown = new Set(rows.flatMap((row) => Object.entries(row.labels ?? {}).map(([key, value]) => `${key}:${value}`)));
-  fill(place, [...shown].map((one) => element("option", { value: one })));
-  try {
-    const { labels } = await get("/labels", { signal });
-    const options = labels.flatMap(({ key, jobs, values }) => [[key, jobs], ...values.map((one) => [`${key}:${one.value}`, one.jobs])]);
-    for (const [one] of options) shown.delete(one);
-    fill(place, options.map(([value, jobs]) => element("option", { value }, `${value} (${jobs})`)), [...shown].map((one) => element("option", { value: one })));
-  } catch {
-    delete place.dataset.loaded; // suggestions are a help only: those of the page remain
-  }
 }

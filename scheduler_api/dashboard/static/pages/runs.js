@@ -4,13 +4,14 @@ import { getWithHeaders, nextCursor, send } from "../base/api.js";
 import { badge, label } from "../base/badge.js";
 import { confirm, showError, toast } from "../base/dialog.js";
 import { bdi, element, fragment, link } from "../base/dom.js";
-import { select } from "../base/form.js";
+import { input, select } from "../base/form.js";
 import { listen, throttle } from "../base/live.js";
 import { ended, leftOut } from "../base/operation.js";
 import { nameOf } from "../base/owner.js";
 import { pagedList } from "../base/paged_list.js";
 import { RUN_REASONS, runReason } from "../base/reasons.js";
 import { answerText, cancelRun, canRetry, FAILED_STATES, isOpen, OPEN_STATES, retryRun, runDuration, STATES } from "../base/run.js";
+import { suggestLabels } from "../base/suggest.js";
 import { table } from "../base/table.js";
 import { ago, duration, localInput, localText, plural, time } from "../base/time.js";
 import { button, empty, page } from "../base/view.js";
@@ -20,7 +21,7 @@ export const styles = ["runs.css"];
 const PAGE = 50;
 const REFRESH_MS = 1000;
 const STATUSES = ["SUCCESS", "FAILED", "TIMEOUT", "CONNECTION_ERROR", "DNS_ERROR"];
-const FILTERS = ["job_id", "schedule_id", "state", "reason", "status_filter", "start_time", "end_time"];
+const FILTERS = ["job_id", "schedule_id", "label", "state", "reason", "status_filter", "start_time", "end_time"];
 
 export async function show(view) {
   const body = page(view, {
@@ -30,7 +31,7 @@ export async function show(view) {
   });
   body.append(filters(view));
   const list = runList(view, {
-    query: () => Object.fromEntries(FILTERS.map((name) => [name, view.query.get(name)])),
+    query: () => Object.fromEntries(FILTERS.map((name) => [name, view.query.getAll(name)])),
     empty: () => hasFilters(view)
       ? empty({ title: "No run matches", text: "Change or remove the filters. Runs are kept for a limited time.", action: link("/ui/runs", "Show all runs") })
       : empty({ title: "No run yet", text: "Runs appear here as soon as a job fires.", action: link("/ui/jobs/new", "Create a job") }),
@@ -105,8 +106,13 @@ function filters(view) {
   const moment = (name, text) =>
     field(text, element("input", { type: "datetime-local", step: 1, value: localInput(query.get(name), { seconds: true }), onchange: (event) => apply({ [name]: event.target.value ? new Date(event.target.value).toISOString() : null }) }));
   const job = element("input", { type: "search", value: query.get("job_id") ?? "", placeholder: "Exact id", autocomplete: "off", spellcheck: "false", onchange: (event) => apply({ job_id: event.target.value.trim(), schedule_id: null }) });
+  // Several labels can be in the address; the field shows them, and replaces all by one.
+  const known = element("datalist", { id: "known-labels" });
+  const labelInput = input({ type: "search", list: known.id, value: query.getAll("label").join(", "), placeholder: "team:billing", onfocus: () => suggestLabels(known, view.signal), onchange: (event) => apply({ label: event.target.value.trim() }) });
   return element("form", { class: "filters many", role: "search", "aria-label": "Filter runs", onsubmit: (event) => { event.preventDefault(); job.blur(); } },
     field("Job", job, "grow"),
+    field("Label", labelInput, "grow"),
+    known,
     chooser("state", "State", STATES.map((one) => [one, label(one)])),
     chooser("status_filter", "Answer", STATUSES.map((one) => [one, label(one)])),
     chooser("reason", "Reason", RUN_REASONS),
@@ -120,10 +126,12 @@ async function replay(view) {
   if (state && OPEN_STATES.includes(state)) return toast("Only runs that have ended can be replayed.", "bad");
   const chosen = {
     job: query.get("job_id") ?? (query.get("schedule_id") ? `schedule_${query.get("schedule_id")}` : undefined),
+    label: query.has("label") ? query.getAll("label") : undefined,
     state: state ?? FAILED_STATES,
     from: query.get("start_time") ?? undefined,
     to: query.get("end_time") ?? undefined,
   };
+  if (chosen.job && chosen.label) delete chosen.label; // the API takes one of them
   const body = { select: chosen };
   let counted;
   try {
@@ -135,11 +143,11 @@ async function replay(view) {
   }
   if (counted.state && counted.state !== "done") return;
   const skipped = leftOut("replay", counted.skipped);
-  const left = [query.get("reason") && "reason", query.get("status_filter") && "answer"].filter(Boolean);
+  const left = [query.has("label") && !chosen.label && "label", query.get("reason") && "reason", query.get("status_filter") && "answer"].filter(Boolean);
   const text = element("div", { class: "stack" },
     element("p", {}, `${plural(counted.matched, "run")} ${counted.matched === 1 ? "matches" : "match"}: state `,
       [chosen.state].flat().map((one) => label(one).toLowerCase()).join(", "),
-      chosen.job ? fragment(", job ", bdi(chosen.job)) : ", all jobs",
+      chosen.job ? fragment(", job ", bdi(chosen.job)) : chosen.label ? fragment(", jobs with ", bdi(chosen.label.join(", "))) : ", all jobs",
       chosen.from ? `, from ${localText(chosen.from)}` : "", chosen.to ? `, until ${localText(chosen.to)}` : "", "."),
     skipped.length ? element("p", { class: "soft" }, `Left out: ${skipped.join(", ")}.`) : null,
     left.length ? element("p", { class: "soft" }, `The filter by ${left.join(" and ")} does not apply here.`) : null);
