@@ -15,6 +15,7 @@ from scheduler_core.base.errors import (
     StoreUnavailable,
 )
 from scheduler_core.base.events import RUN_REPLAYED, get_logger
+from scheduler_core.model.catalogue import tried_target_of
 from scheduler_core.model.run import derived_run_id, random_run_id
 from scheduler_core.model.task import task_number
 from scheduler_core.model.transition import Transition
@@ -52,13 +53,19 @@ class ReplayService:
     async def job_of(self, run_id: str) -> str:
         """Return the id of the job of a settled run.
 
-        Raises RunNotFound, also for a run of a one-off task, and RunConflict if the run is not settled.
+        Raises RunNotFound, also for runs of one-off tasks and tries of targets; RunConflict if the run is not settled.
         """
         found = await self._history.get(run_id)
         if task_number(found.job_id) is not None:
             raise RunNotFound(
                 f"the run {run_id[:100]!r} belongs to the one-off task {found.job_id}; to call that again, use "
                 f"POST /api/v1/tasks/{found.job_id}/retry"
+            )
+        target_id = tried_target_of(found.job_id)
+        if target_id is not None:
+            raise RunNotFound(
+                f"the run {run_id[:100]!r} tried the target {target_id}; to try it again, use "
+                f"POST /targets/{target_id}/try"
             )
         if not found.run.is_settled:
             raise RunConflict(f"the run {run_id} has not ended ({found.run.state}); wait for its end, or cancel it")

@@ -58,6 +58,9 @@ async def test_a_try_that_ends_within_the_wait_answers_with_all_that_was_sent_an
         assert [one["id"] for one in (await client.get("/runs?reason=manual")).json()] == [run["id"]]
         assert (await client.get("/jobs")).json()["jobs"] == []
         assert (await client.get(f"/jobs/{shown['job_id']}")).status_code == 404
+        refused = await client.post(f"/runs/{run['id']}/retry")
+        assert (refused.status_code, refused.json()["code"]) == (404, "run_not_found")
+        assert "use POST /targets/1/try" in refused.json()["detail"]
     assert len(runner.requests) == 1
 
 

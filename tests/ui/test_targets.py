@@ -45,6 +45,13 @@ async def test_a_target_is_created_tried_changed_and_deleted(pages: Pages, serve
     assert (run["state"], run["status_code"]) == ("failed", 418)
     assert run["job_id"].startswith(f"try_{target['id']}_")
     assert await axe(page) == []
+    await page.get_by_role("link", name="Show the run").click()
+    await expect(page.get_by_role("button", name="Run again")).to_have_count(0)
+    await page.get_by_role("link", name="Try the target again").click()
+    await expect(page).to_have_url(re.compile(r"/ui/targets/\d+$"))
+    await page.go_back()
+    await page.go_back()
+    await expect(result.locator(".callout")).to_be_visible()
     again = await pages.open(page.url.removeprefix(pages.url), width=PHONE, theme="dark")
     await expect(again.locator(".run-detail")).to_contain_text("418")
     assert await overflow(again) <= 0

@@ -18,7 +18,10 @@ export function isOpen(run) {
   return OPEN_STATES.includes(run.state);
 }
 
-/** Return whether a run can be run again from the dashboard. */
+/**
+ * Return whether a run can be run again. That of a task is called again from the page of the task. The job of a try is
+ * deleted with its end, so a target is tried again from its own page.
+ */
 export function canRetry(run) {
   return !isOpen(run) && !isTask(run.job_id) && triedTarget(run.job_id) === null;
 }

@@ -2,7 +2,7 @@
 
 import { badge, tone } from "./badge.js";
 import { bdi, code, copyable, copyButton, element, facts, fragment, link, safeLink } from "./dom.js";
-import { ownerLink } from "./owner.js";
+import { isSchedule, isTask, ownerLink, triedTarget } from "./owner.js";
 import { runReason } from "./reasons.js";
 import { isOpen, runDuration } from "./run.js";
 import { bytes, count, duration, localText, ms, plural, time, until } from "./time.js";
@@ -27,7 +27,9 @@ export function explain(run) {
   if (state === "lost") return said(run.message || "How the run ended is not known.", "The request may have been carried out. Check at the runner, then run it again if it is safe.");
   if (state === "conflict") return said("The runner answered 409: it was still busy with the previous run.", "Set retry_already_running if the run should wait until the runner is free.");
   const next =
-    kind === "timeout" ? "Make the runner answer sooner, raise timeout_seconds, or let it answer 2xx at once and report by callback."
+    kind === "timeout" && isTask(run.job_id) ? "Make the runner answer sooner, or raise the deadline of a call in the settings of tasks."
+    : kind === "timeout" && (isSchedule(run.job_id) || triedTarget(run.job_id)) ? "Make the runner answer sooner."
+    : kind === "timeout" ? "Make the runner answer sooner, raise timeout_seconds, or let it answer 2xx at once and report by callback."
     : kind === "dns" ? "The name of the host cannot be resolved from the node: check the URL and the name server."
     : kind === "connection" ? "Nothing accepts connections there: check host and port, the network, and whether the runner is running."
     : status === 401 || status === 403 ? "The runner refuses the credentials: check auth and headers."

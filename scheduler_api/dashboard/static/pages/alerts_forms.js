@@ -64,10 +64,17 @@ export function ruleForm({ old = null, channels, signal }) {
       ...(old ? { enabled: old.enabled, group_seconds: old.group_seconds, miss_reasons: old.miss_reasons } : {}),
     };
   }
+  /** Return the rule. Raises a problem of the form for what the API words by its ids. */
+  function checked() {
+    const rule = read();
+    const missing = [["on", "Choose what is reported."], ["channels", "Choose a channel."]].filter(([field]) => !rule[field].length);
+    if (missing.length) throw { detail: missing[0][1], errors: missing.map(([field, detail]) => ({ field, detail })) };
+    return rule;
+  }
   async function look() {
     clearProblems(form);
     try {
-      const found = await send("POST", "/alerts/rules?dry_run=true", { ...read(), name: name.value || "preview" }, { signal });
+      const found = await send("POST", "/alerts/rules?dry_run=true", { ...checked(), name: name.value || "preview" }, { signal });
       const some = found.jobs.slice(0, 3);
       preview.replaceChildren(
         `${found.complete ? "" : "Of the first "}${found.complete ? "" : `${count(found.examined)}: `}${plural(found.matched, "job")} match${found.matched === 1 ? "es" : ""}`,
@@ -80,7 +87,7 @@ export function ruleForm({ old = null, channels, signal }) {
   return {
     open: (title) => formDialog({
       title, form, action: old ? "Save" : "Create the rule",
-      work: () => (old ? send("PUT", path("alerts", "rules", old.id), read(), { signal }) : send("POST", "/alerts/rules", read(), { signal })),
+      work: async () => (old ? send("PUT", path("alerts", "rules", old.id), checked(), { signal }) : send("POST", "/alerts/rules", checked(), { signal })),
     }),
   };
 }

@@ -4,7 +4,7 @@ import { path } from "../base/api.js";
 import { badge } from "../base/badge.js";
 import { bdi, element, fragment } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
-import { isSchedule, isTask, nameOf, triedTarget } from "../base/owner.js";
+import { isSchedule, isTask, jobPath, nameOf, triedTarget } from "../base/owner.js";
 import { cancelRun, canRetry, isOpen, readRun, retryRun } from "../base/run.js";
 import { runDetail } from "../base/run_detail.js";
 import { ago } from "../base/time.js";
@@ -32,6 +32,8 @@ export async function show(view) {
       actions: [
         isOpen(run) ? button("Cancel", async () => (await cancelRun(run, { signal })) && refresh(), { kind: "danger" }) : null,
         canRetry(run) ? button("Run again", again, { kind: run.state === "succeeded" ? "" : "primary" }) : null,
+        // What cannot be run again here is called again from the page of its task or target.
+        canRetry(run) || isOpen(run) ? null : element("a", { class: "button primary", href: jobPath(run.job_id) }, triedTarget(run.job_id) ? "Try the target again" : "To the task"),
         triedTarget(run.job_id) ? null : element("a", { class: "button", href: `/ui/runs?job_id=${encodeURIComponent(run.job_id)}` }, isSchedule(run.job_id) ? "Runs of this schedule" : isTask(run.job_id) ? "Runs of this task" : "Runs of this job"),
       ].filter(Boolean),
     });
