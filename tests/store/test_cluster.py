@@ -12,6 +12,11 @@ import pytest_asyncio
 from redis.crc import key_slot
 
 from scheduler_core.base.errors import StoreUnavailable
+from scheduler_core.base.metrics import Metrics
+from scheduler_core.model.alerts import Channel, ChannelKind, On, Rule
+from scheduler_core.model.statistics import MINUTE_MS
+from scheduler_core.node.loops.alerts import AlertSweeper
+from scheduler_core.node.loops.statistics import StatisticsWriter
 from scheduler_core.store.loop import Beat
 from scheduler_core.store.redis.client import UncancelledRedis, carried_through, connect
 from scheduler_core.store.redis.cluster import Address, _has_command
@@ -20,6 +25,13 @@ from scheduler_core.store.redis.faults import translated_faults
 from scheduler_core.store.redis.open import open_shards
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
+from scheduler_core.usecases.alerts import AlertService
+from scheduler_core.usecases.jobs import JobService
+from scheduler_core.usecases.statistics import Span, read_statistics
+from tests.support.alerts import RecordingNotifier
+from tests.support.factories import EVERY_10_SECONDS, answered, make_job
+from tests.support.manual_clock import ManualClock
+from tests.support.nodes import SteppedNode
 from tests.support.processes import eventually
 from tests.support.stores import beat, claim, until
 from tests.support.topologies import Cluster, PortServer
@@ -198,6 +210,50 @@ async def counted(store: RedisStore) -> bool:
     with contextlib.suppress(StoreUnavailable), translated_faults():
         return bool(await store.client.hget(store.keys.meta, "counted") == b"2")
     return False
+
+
+async def test_alerts_and_statistics_of_all_shards_come_together(shards: Shards[RedisStore]) -> None:
+    clock, notifier, metrics = ManualClock(), RecordingNotifier(), Metrics()
+    nodes = [SteppedNode(store, clock, metrics) for store in shards.all]
+    for node in nodes:
+        await node.start()
+    writer = StatisticsWriter(nodes[0].node.id, shards.lead.statistics_store(), clock, metrics)
+    alerts = AlertService(shards, clock)
+    channel = await alerts.add_channel(Channel(0, "ops", ChannelKind.WEBHOOK, "http://receiver.test/"))
+    rule = Rule(0, "all", (On.FAILURE, On.LATE, On.RECOVERY), (channel.id,), late_after_ms=10_000, group_ms=0)
+    await alerts.add_rule(rule)
+    sweeper = AlertSweeper(nodes[0].node, shards, clock, metrics, notifier)
+
+    async def sweep(after_ms: int) -> dict[On, set[str]]:
+        clock.advance(after_ms)
+        for node in nodes:
+            await node.beat()
+        await sweeper.step()
+        await sweeper.sent()
+        return {on: set(job_ids) for on, job_ids in notifier.take()}
+
+    ids: dict[int, str] = {}
+    for number in range(1_000):
+        ids.setdefault(shards.all.index(shards.of(f"job-{number}")), f"job-{number}")
+    assert len(ids) == len(nodes) == 4
+    for index, job_id in ids.items():
+        jobs = JobService(shards.all[index], clock, metrics)
+        await jobs.upsert(make_job(job_id, trigger=EVERY_10_SECONDS))
+    everything = set(ids.values())
+    for _ in range(2):
+        assert await sweep(9_000) == {}
+    assert await sweep(9_000) == {On.LATE: everything}
+    for node in nodes:
+        assert await node.claim() == 1
+        await node.answer(answered(404))
+        await node.settle()
+    assert await sweep(5_000) == {On.FAILURE: everything, On.RECOVERY: everything}
+
+    minute = clock.now_ms() // MINUTE_MS
+    writer.cut(minute)
+    await writer.write()
+    span = Span(minute * MINUTE_MS, (minute + 1) * MINUTE_MS, MINUTE_MS)
+    assert (await read_statistics(shards, clock, span)).total.runs == {"failed": 4}
 
 
 async def test_cancelled_callers_do_the_client_no_harm(shards: Shards[RedisStore]) -> None:
