@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import email
 import json
+import socket
 from email.policy import default
 
+import aiosmtplib
 import pytest
 
 from scheduler_core.delivery.base import always
+from scheduler_core.delivery.http.connect import Connector
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.notify.documents import email_of, slack_document, webhook_document
 from scheduler_core.delivery.notify.notifier import Notifier, result_of
@@ -95,3 +98,28 @@ async def test_a_password_is_not_sent_without_tls() -> None:
         assert "secret" not in found.text
         assert box.mails == []
     await notifier.aclose()
+
+
+async def test_an_answer_of_smtp_that_is_no_text_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = b"2.0.0 re\xe7u".decode("utf-8", "surrogateescape")  # as aiosmtplib decodes it
+
+    async def send(*_: object, **__: object) -> tuple[dict[str, object], str]:
+        return {}, answer
+
+    async def open_socket(*_: object) -> socket.socket:
+        return socket.socket()
+
+    monkeypatch.setattr(aiosmtplib, "send", send)
+    monkeypatch.setattr(Connector, "open_socket", open_socket)
+    notifier = Notifier(ScriptedDeliverer(), AddressGuard())
+    found = await notifier.send(mail_channel(), message(), always)
+    assert (found.sent, found.text) == (True, "250 2.0.0 re?u")
+    await notifier.aclose()
+
+
+async def test_a_message_that_cannot_be_written_is_not_tried_for_a_day() -> None:
+    notifier = Notifier(ScriptedDeliverer(), AddressGuard())
+    channel = Channel(2, "ops", ChannelKind.WEBHOOK, "http://receiver.test/")
+    found = await notifier.send(channel, message(name="\ud800"), always)
+    assert (found.sent, found.refused) == (False, True)
+    assert "unexpected UnicodeEncodeError" in found.text

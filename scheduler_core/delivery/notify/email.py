@@ -73,5 +73,7 @@ def _list(codes: list[int]) -> str:
 
 
 def _cut(text: str) -> str:
-    text = " ".join(text.split())
+    # aiosmtplib decodes other bytes of an answer to lone surrogates. The result of such an attempt could not be stored,
+    # and the message would be sent again and again.
+    text = " ".join(text.encode(errors="replace").decode().split())
     return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."

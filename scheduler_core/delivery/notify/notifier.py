@@ -39,7 +39,8 @@ class Notifier:
                 return await send_email(self._connector, channel, message, self.base_url)
             return await self._request(channel, message, may_send)
         except Exception as error:  # noqa: BLE001 - one bad message must not stop the others
-            return Result(text=fault_text(error))
+            # As refused: a message that cannot be written would otherwise keep others from its channel for a day.
+            return Result(refused=True, text=fault_text(error))
 
     async def _request(self, channel: Channel, message: Message, may_send: MaySend) -> Result:
         slack = channel.kind is ChannelKind.SLACK
