@@ -43,6 +43,8 @@ PAGES = 40
 """The most pages of jobs in one turn."""
 LATE_PAGES = 20
 """The most of them that are pages of late jobs."""
+SET_BACK_MS = 60_000
+"""More than the clocks of two nodes differ: Redis's clock was set back."""
 RECHECKED = 500
 """Late jobs that a turn checks for one that was passed over."""
 SEEDED = 1_000
@@ -170,6 +172,8 @@ class ShardSweep:
         """
         if not progress.late_high_ms:
             high_ms = self._clock.now_ms() - limit_ms - 1
+            if high_ms < progress.late_to_ms - SET_BACK_MS:
+                progress.late_to_ms = -1
             if high_ms <= progress.late_to_ms:
                 return await self._passed_over(progress)
             progress.late_high_ms, progress.late_done = high_ms, 0

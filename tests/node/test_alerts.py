@@ -258,6 +258,22 @@ async def test_a_time_without_nodes_neither_ends_nor_repeats_that_a_job_is_late(
     assert await fleet.sweep(after_ms=LATE_AGAIN_MS) == []
 
 
+async def test_after_redis_set_its_clock_back_late_jobs_are_found_at_once(fleet: Fleet) -> None:
+    ids = [f"job-{number:03}" for number in range(2 * PAGE)]
+    await fleet.rule(On.LATE, late_after_ms=30_000)
+    await fleet.add("late", trigger=EVERY_10_SECONDS)
+    fleet.clock.advance(45_000)
+    assert await fleet.sweep() == [(On.LATE, ["late"])]
+    (sweep,), book, now_ms = fleet.keeper._sweeps, await fleet.service.book(), fleet.clock.now_ms()
+    fleet.clock.advance(24 * 60 * MINUTE)
+    await sweep.turn(book)
+    fleet.clock.advance(now_ms - fleet.clock.now_ms())
+    await fleet.add(*ids, trigger=EVERY_10_SECONDS)
+    await sweep.turn(book)
+    fleet.clock.advance(45_000)
+    assert (await sweep.turn(book)).found == len(ids)
+
+
 async def test_during_a_pause_of_everything_no_job_is_late(fleet: Fleet) -> None:
     pauses = PauseService(fleet.shards, fleet.clock)
     await fleet.rule(On.LATE, On.RECOVERY, late_after_ms=30_000)
