@@ -33,10 +33,10 @@ from scheduler_api.wire.operations import BODIES, operation_of
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.run import run_id_ms
 from scheduler_core.store.operations import OperationState
-from scheduler_core.usecases.operation_spec import Verb
+from scheduler_core.usecases.operation_spec import OperationVerb
 
 
-def _start(verb: Verb) -> Endpoint:
+def _start(verb: OperationVerb) -> Endpoint:
     """Return the endpoint that carries out ``verb`` on many: 200 if it ends within about a second, else 202."""
 
     async def start(request: Request) -> Response:
@@ -100,32 +100,32 @@ _ACCEPTED = {
 _FULL = {409: problem("Too many operations are open (`too_many_operations`).")}
 _NONE = {404: problem("No such operation, or it ended more than a day ago.")}
 _SUMMARIES = {
-    Verb.PAUSE: "Pause the selected jobs",
-    Verb.RESUME: "Resume the selected jobs, also quarantined ones",
-    Verb.RUN: "Start a run of each selected job now",
-    Verb.DELETE: "Delete the selected jobs",
-    Verb.LABEL: "Change labels of the selected jobs",
-    Verb.REPLAY: "Run settled runs again, by default those that failed",
+    OperationVerb.PAUSE: "Pause the selected jobs",
+    OperationVerb.RESUME: "Resume the selected jobs, also quarantined ones",
+    OperationVerb.RUN: "Start a run of each selected job now",
+    OperationVerb.DELETE: "Delete the selected jobs",
+    OperationVerb.LABEL: "Change labels of the selected jobs",
+    OperationVerb.REPLAY: "Run settled runs again, by default those that failed",
 }
 _DESCRIPTIONS = {
-    Verb.PAUSE: "Schedules are counted under `skipped`.",
-    Verb.RESUME: "Schedules are counted under `skipped`.",
-    Verb.RUN: "As `POST /jobs/{id}/run` without payload, at most `per_second` of them. Schedules are skipped.",
-    Verb.DELETE: "Schedules are counted under `skipped`.",
-    Verb.LABEL: "Runs in flight and waiting retries continue. Schedules are changed too.",
-    Verb.REPLAY: "As `POST /runs/{id}/retry`; at most ten replays of a job wait or run at the same time, and they give "
-    "way to fire times that are due. Only runs that had ended when the request arrived are replayed.",
+    OperationVerb.PAUSE: "Schedules are counted under `skipped`.",
+    OperationVerb.RESUME: "Schedules are counted under `skipped`.",
+    OperationVerb.RUN: "As `POST /jobs/{id}/run` without payload, at most `per_second` of them. Schedules are skipped.",
+    OperationVerb.DELETE: "Schedules are counted under `skipped`.",
+    OperationVerb.LABEL: "Runs in flight and waiting retries continue. Schedules are changed too.",
+    OperationVerb.REPLAY: "As `POST /runs/{id}/retry`; at most ten replays of a job wait or run at the same time, and "
+    "they give way to fire times that are due. Only runs that had ended when the request arrived are replayed.",
 }
 
 operation = partial(Operation, "Many jobs and runs")
 
 
-def _verb(verb: Verb) -> Operation:
-    path = "/runs:replay" if verb is Verb.REPLAY else f"/jobs:{verb.value}"
+def _verb(verb: OperationVerb) -> Operation:
+    path = "/runs:replay" if verb is OperationVerb.REPLAY else f"/jobs:{verb.value}"
     return operation(
         f"POST {path}",
         _start(verb),
-        "replay_runs" if verb is Verb.REPLAY else f"{verb.value}_jobs",
+        "replay_runs" if verb is OperationVerb.REPLAY else f"{verb.value}_jobs",
         _SUMMARIES[verb],
         description=_DESCRIPTIONS[verb],
         body=BODIES[verb],
@@ -134,7 +134,7 @@ def _verb(verb: Verb) -> Operation:
 
 
 ROUTES = described(
-    *map(_verb, Verb),
+    *map(_verb, OperationVerb),
     operation(
         "GET /operations",
         list_operations,

@@ -15,7 +15,7 @@ from scheduler_api.endpoints.lenient import ignored_body, lenient, path_number
 from scheduler_api.openapi.common import BODY_FAULTS, IDEMPOTENCY_KEY, IGNORED, LENIENT_FAULTS, LOCATION, RETRY_AFTER
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, problem
 from scheduler_api.wire.answers.service import Breaker, show_breaker
-from scheduler_api.wire.answers.target_activity import ActivityOfTarget, TargetTried, show_statistics, show_try
+from scheduler_api.wire.answers.target_activity import TargetActivity, TargetTried, show_statistics, show_try
 from scheduler_core.base.errors import JobNotFound
 from scheduler_core.base.urls import origin_of
 from scheduler_core.model.catalogue import Target
@@ -125,7 +125,7 @@ ROUTES = lenient(
         "get_target_statistics",
         "Get success rate, latencies and last failures of a target",
         answers={
-            200: Answer("The statistics.", ActivityOfTarget, [IGNORED]),
+            200: Answer("The statistics.", TargetActivity, [IGNORED]),
             404: problem("No such target."),
             **LENIENT_FAULTS,
         },

@@ -22,10 +22,17 @@ from scheduler_api.wire.json_body import (
 )
 from scheduler_api.wire.labels import check_labels
 from scheduler_api.wire.pauses import pause_fields_of
-from scheduler_api.wire.selection import Select, ids_of_body, selection_of_body
+from scheduler_api.wire.selection import JobSelection, ids_of_body, selection_of_body
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.model.run import RunState
-from scheduler_core.usecases.operation_spec import MAX_PER_SECOND, NOTHING, PER_SECOND, OperationSpec, RunFilter, Verb
+from scheduler_core.usecases.operation_spec import (
+    MAX_PER_SECOND,
+    NOTHING,
+    PER_SECOND,
+    OperationSpec,
+    OperationVerb,
+    RunFilter,
+)
 from scheduler_core.usecases.selection import Selection
 
 Note = Annotated[str, Meta(max_length=MAX_NOTE_CHARACTERS, description="Why; for people.")]
@@ -38,10 +45,10 @@ PerSecond = Annotated[
 ]
 
 
-class OnMany(Described, forbid_unknown_fields=True):
+class ManyJobs(Described, forbid_unknown_fields=True):
     """The jobs to act on."""
 
-    select: Maybe[Select] = UNSET
+    select: Maybe[JobSelection] = UNSET
     all: All = False
     dry_run: DryRun = False
 
@@ -51,7 +58,7 @@ class OnMany(Described, forbid_unknown_fields=True):
 class PauseMany(Described, forbid_unknown_fields=True):
     """The jobs to pause."""
 
-    select: Maybe[Select] = UNSET
+    select: Maybe[JobSelection] = UNSET
     all: All = False
     dry_run: DryRun = False
     note: Maybe[Note | None] = UNSET
@@ -63,7 +70,7 @@ class PauseMany(Described, forbid_unknown_fields=True):
 class RunMany(Described, forbid_unknown_fields=True):
     """The jobs to run now."""
 
-    select: Maybe[Select] = UNSET
+    select: Maybe[JobSelection] = UNSET
     all: All = False
     dry_run: DryRun = False
     force: Annotated[bool, Meta(description="As in `POST /jobs/{id}/run`.")] = False
@@ -74,7 +81,7 @@ class LabelMany(Described, forbid_unknown_fields=True):
     """The jobs whose labels to change."""
 
     labels: Annotated[dict[str, str | None], Meta(description="Labels to set; null removes one.", min_length=1)]
-    select: Maybe[Select] = UNSET
+    select: Maybe[JobSelection] = UNSET
     all: All = False
     dry_run: DryRun = False
 
@@ -84,7 +91,7 @@ class LabelMany(Described, forbid_unknown_fields=True):
 RunStates = Literal["succeeded", "failed", "conflict", "superseded", "cancelled", "lost"]
 
 
-class SelectRuns(Described, forbid_unknown_fields=True):
+class RunSelection(Described, forbid_unknown_fields=True):
     """Conditions on settled runs; a run must match all of them."""
 
     job: Annotated[Maybe[str], Meta(description="The id of a job.")] = UNSET
@@ -104,7 +111,7 @@ class SelectRuns(Described, forbid_unknown_fields=True):
 class ReplayMany(Described, forbid_unknown_fields=True):
     """The runs to run again."""
 
-    select: Maybe[SelectRuns] = UNSET
+    select: Maybe[RunSelection] = UNSET
     all: All = False
     dry_run: DryRun = False
     definition: Annotated[
@@ -116,33 +123,33 @@ class ReplayMany(Described, forbid_unknown_fields=True):
     EXAMPLES = ({"select": {"label": ["team:billing"], "from": "2030-01-31T00:00:00Z", "to": "2030-01-31T06:00:00Z"}},)
 
 
-BODIES: dict[Verb, Any] = {
-    Verb.PAUSE: PauseMany,
-    Verb.RESUME: OnMany,
-    Verb.RUN: RunMany,
-    Verb.DELETE: OnMany,
-    Verb.LABEL: LabelMany,
-    Verb.REPLAY: ReplayMany,
+BODIES: dict[OperationVerb, Any] = {
+    OperationVerb.PAUSE: PauseMany,
+    OperationVerb.RESUME: ManyJobs,
+    OperationVerb.RUN: RunMany,
+    OperationVerb.DELETE: ManyJobs,
+    OperationVerb.LABEL: LabelMany,
+    OperationVerb.REPLAY: ReplayMany,
 }
 
 
-def operation_of(verb: Verb, body: bytes, *, now_ms: int) -> OperationSpec:
+def operation_of(verb: OperationVerb, body: bytes, *, now_ms: int) -> OperationSpec:
     """Read the body of a request that acts on many jobs or runs. Raises InvalidInput."""
     fields = read_object(body if body.strip(WHITESPACE) else b"{}", names_of(BODIES[verb]))
     shown = _select_of(fields)
     spec = OperationSpec(verb, Selection(everything=True), now_ms, dry_run=_flag(fields, "dry_run"), shown=shown)
-    if verb is Verb.REPLAY:
+    if verb is OperationVerb.REPLAY:
         spec = _with_runs(spec, shown)
     elif ids := ids_of_body(msgspec.Raw(shown)):
         spec = replace(spec, selection=NOTHING, job_ids=tuple(sorted(set(ids), key=str.encode)))
     else:
         spec = replace(spec, selection=selection_of_body(msgspec.Raw(shown)))
-    if verb is Verb.PAUSE:
+    if verb is OperationVerb.PAUSE:
         terms = pause_fields_of(fields)
         if terms.until_ms is not None and terms.until_ms <= now_ms:
             raise InvalidInput("until must lie in the future", field="until")
         spec = replace(spec, note=terms.note, until_ms=terms.until_ms)
-    if verb is Verb.LABEL:
+    if verb is OperationVerb.LABEL:
         spec = replace(spec, labels=_labels(fields))
     if "per_second" in fields:
         spec = replace(spec, per_second=_per_second(fields))
@@ -166,7 +173,7 @@ def _select_of(fields: Fields) -> bytes:
 
 
 def _with_runs(spec: OperationSpec, select: bytes) -> OperationSpec:
-    fields = nested(msgspec.Raw(select), names_of(SelectRuns), path="select")
+    fields = nested(msgspec.Raw(select), names_of(RunSelection), path="select")
     everything = "all" in fields and bool(required(fields, "all", bool, "true or false", path="select."))
     if everything != (fields.keys() <= {"all"}):
         what = "has conditions beside all" if everything else "has no condition"

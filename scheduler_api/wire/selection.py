@@ -36,7 +36,7 @@ Labels = Annotated[
 ]
 
 
-class Select(Described, forbid_unknown_fields=True):
+class JobSelection(Described, forbid_unknown_fields=True):
     """Conditions on jobs; a job must match all of them."""
 
     id: Maybe[Ids] = msgspec.UNSET

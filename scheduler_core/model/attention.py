@@ -7,7 +7,7 @@ from enum import StrEnum
 from scheduler_core.model.job_state import JobState, Pending
 
 
-class Kind(StrEnum):
+class AttentionKind(StrEnum):
     """What needs a person."""
 
     JOB = "job"
@@ -18,7 +18,7 @@ class Kind(StrEnum):
     """The end of a run that Redis refuses to store."""
 
 
-class Why(StrEnum):
+class AttentionReason(StrEnum):
     """Why it needs a person."""
 
     FAILED = "failed"

@@ -36,7 +36,7 @@ PAUSE_EVERY = 16
 """``strip_steps`` pauses after this many parts: about a millisecond."""
 
 
-class Kind(StrEnum):
+class CellKind(StrEnum):
     """The result of a fire time, worst first: the worst one in a cell decides its colour."""
 
     LOST = "lost"
@@ -61,8 +61,8 @@ class Kind(StrEnum):
     """Lies ahead."""
 
 
-SEVERITY = {kind: place for place, kind in enumerate(Kind)}
-_STATES = {state: Kind(state.value) for state in RunState if state is not RunState.SUCCEEDED}
+SEVERITY = {kind: place for place, kind in enumerate(CellKind)}
+_STATES = {state: CellKind(state.value) for state in RunState if state is not RunState.SUCCEEDED}
 
 
 class Cell(msgspec.Struct):
@@ -70,15 +70,15 @@ class Cell(msgspec.Struct):
 
     first_ms: int
     last_ms: int
-    fire_times: dict[Kind, int] = {}
+    fire_times: dict[CellKind, int] = {}
     """The number of fire times of the trigger by result."""
-    requested: dict[Kind, int] = {}
+    requested: dict[CellKind, int] = {}
     """The number of other runs by result: manual runs, continuations, backfills and replays."""
     reasons: dict[str, int] = {}
     """The number of missed and waiting fire times by reason."""
     run: Run | None = None
     """The run with the worst result; the latest one of several."""
-    run_kind: Kind | None = None
+    run_kind: CellKind | None = None
     """The result of ``run``."""
     exact: bool = True
     """False: the trigger has changed. ``fire_times`` counts a whole range, or only its first and last fire time if
@@ -87,7 +87,7 @@ class Cell(msgspec.Struct):
     """Whether all of it is recorded and final."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> CellKind:
         """The worst result."""
         return min((*self.fire_times, *self.requested), key=SEVERITY.__getitem__)
 
@@ -116,7 +116,7 @@ class _Mark(msgspec.Struct, frozen=True):
     first_ms: int
     last_ms: int
     count: int
-    kind: Kind
+    kind: CellKind
     requested: bool = False
     reason: str = ""
     run: Run | None = None
@@ -152,7 +152,7 @@ def strip_steps(
         if len(marks) % PAUSE_EVERY == 0:
             yield
     if job is not None and (ahead := planned_range(job, account.position, pauses, to_ms=to_ms, now_ms=now_ms)):
-        mark = _divided(_Mark(*ahead, 0, Kind.PLANNED, settled=False), trigger_of(job), from_ms, to_ms)
+        mark = _divided(_Mark(*ahead, 0, CellKind.PLANNED, settled=False), trigger_of(job), from_ms, to_ms)
         marks += [] if mark is None else [mark]
     cell_ms = None
     if sum(mark.count if mark.trigger is not None else 1 for mark in marks) > cells:
@@ -248,13 +248,13 @@ def _mark_of(
         requested = entry.again or run.reason in (Reason.MANUAL, Reason.CONTINUATION, Reason.REPLAY)
         kind = _kind_of(run, late_after_ms)
         return _Mark(entry.first_ms, entry.last_ms, 1, kind, requested, run=run, settled=entry.settled)
-    kind, reason = Kind.WAITING, ""
+    kind, reason = CellKind.WAITING, ""
     if entry.again:
         reason = "replay" if entry.replayed else "backfill"
     elif entry.gets_run:
         reason = "recovery"
     elif entry.reason is not None:
-        kind, reason = Kind.MISSED, entry.reason.value
+        kind, reason = CellKind.MISSED, entry.reason.value
     mark = _Mark(entry.first_ms, entry.last_ms, 1, kind, entry.again, reason, settled=entry.settled)
     if entry.first_ms == entry.last_ms:
         return mark
@@ -285,13 +285,13 @@ def _yields(trigger: Trigger, entry: Entry) -> bool:
     return count is None or count == entry.count
 
 
-def _kind_of(run: Run, late_after_ms: int) -> Kind:
+def _kind_of(run: Run, late_after_ms: int) -> CellKind:
     if run.state is not RunState.SUCCEEDED:
         return _STATES[run.state]
     if run.attempt > 1:
-        return Kind.RETRIED
+        return CellKind.RETRIED
     late_ms = late_by_ms(run)
-    return Kind.LATE if late_ms is not None and late_ms > max(late_after_ms, LATE_AFTER_MS) else Kind.DELIVERED
+    return CellKind.LATE if late_ms is not None and late_ms > max(late_after_ms, LATE_AFTER_MS) else CellKind.DELIVERED
 
 
 def late_by_ms(run: Run) -> int | None:

@@ -22,7 +22,7 @@ from scheduler_core.base.errors import (
     TaskNotFound,
 )
 from scheduler_core.base.events import FAILURE_DISMISSED, get_logger
-from scheduler_core.model.attention import Kind, Why, entries_set_aside
+from scheduler_core.model.attention import AttentionKind, AttentionReason, entries_set_aside
 from scheduler_core.model.health import FAILED
 from scheduler_core.model.job_state import JobState
 from scheduler_core.model.run import Run, RunState
@@ -59,10 +59,10 @@ SECTIONS = ((Source.SETTLEMENTS,), (Source.QUARANTINED,), (Source.TASKS, Source.
 class AttentionEntry(msgspec.Struct, frozen=True):
     """An entry of the list."""
 
-    kind: Kind
+    kind: AttentionKind
     job_id: str
     """The id of the job, or of the one-off task."""
-    why: Why
+    why: AttentionReason
     since_ms: int | None
     """None: unknown; an earlier version of Cronpost quarantined the job."""
     run_id: str | None = None
@@ -75,9 +75,9 @@ class AttentionEntry(msgspec.Struct, frozen=True):
     @property
     def id(self) -> str:
         """The id under which it can be dismissed."""
-        if self.kind is Kind.PENDING:
+        if self.kind is AttentionKind.PENDING:
             return f"{self.kind.value}:{self.run_id}:{self.job_id}"
-        if self.kind is Kind.SETTLEMENT:
+        if self.kind is AttentionKind.SETTLEMENT:
             return f"{self.kind.value}:{self.run_id or '-'}:{self.job_id}"
         return f"{self.kind.value}:{self.job_id}"
 
@@ -216,7 +216,9 @@ class AttentionService:
         run = await self._latest_failure(found.shard, job_id) if overlaps(stored) else None
         if run is not None and stored.snapshot.job is not None:
             labels = stored.snapshot.job.labels
-            return [AttentionEntry(Kind.JOB, job_id, Why.FAILED, found.spot.score, run.id, "", labels)]
+            return [
+                AttentionEntry(AttentionKind.JOB, job_id, AttentionReason.FAILED, found.spot.score, run.id, "", labels)
+            ]
         # The job is gone or resolved since. If it has failed again, the score is another one and nothing is removed.
         with contextlib.suppress(StoreError):
             await self._stores[found.shard].drop_job(job_id, found.spot.score)
@@ -257,7 +259,7 @@ class AttentionService:
         """Add to the entries of failed jobs how their runs ended."""
         wanted: dict[int, list[str]] = {}
         for entry in (one for its in described for one in its):
-            if entry.why is Why.FAILED and entry.run_id is not None:
+            if entry.why is AttentionReason.FAILED and entry.run_id is not None:
                 wanted.setdefault(self._shards.number_of(entry.job_id), []).append(entry.run_id)
         read = await asyncio.gather(*(self._shards.all[shard].settled_runs(ids) for shard, ids in wanted.items()))
         runs = {run_id: run for part in read for run_id, run in part.items()}
@@ -272,13 +274,13 @@ class AttentionService:
         """
         kind, _, rest = entry_id.partition(":")
         run_id, _, job_id = rest.partition(":")
-        if kind == Kind.JOB and rest:
+        if kind == AttentionKind.JOB and rest:
             dismissed = await self._dismiss_job(rest, None)
-        elif kind == Kind.PENDING and job_id:
+        elif kind == AttentionKind.PENDING and job_id:
             dismissed = await self._dismiss_job(job_id, run_id)
-        elif kind == Kind.TASK and rest:
+        elif kind == AttentionKind.TASK and rest:
             dismissed = await self._dismiss_task(rest)
-        elif kind == Kind.SETTLEMENT and job_id:
+        elif kind == AttentionKind.SETTLEMENT and job_id:
             dismissed = await self._dismiss_settlement(entry_id, job_id)
         else:
             raise AttentionNotFound(entry_id)
@@ -354,13 +356,25 @@ def _of_state(job_id: str, stored: StoredJob, source: Source) -> list[AttentionE
     elif source is Source.QUARANTINED:
         since_ms, run_id = (None, None) if failure is None else (failure.at_ms, failure.run_id or None)
         why, unreadable = stored.fault or state.quarantine or "", stored.fault is not None
-        of_job = AttentionEntry(Kind.JOB, job_id, Why.QUARANTINED, since_ms, run_id, why, labels, unreadable)
+        of_job = AttentionEntry(
+            AttentionKind.JOB, job_id, AttentionReason.QUARANTINED, since_ms, run_id, why, labels, unreadable
+        )
     elif failure is not None:
-        of_job = AttentionEntry(Kind.JOB, job_id, Why.FAILED, failure.since_ms, failure.run_id or None, "", labels)
+        of_job = AttentionEntry(
+            AttentionKind.JOB, job_id, AttentionReason.FAILED, failure.since_ms, failure.run_id or None, "", labels
+        )
     else:
         of_job = None
     aside = [
-        AttentionEntry(Kind.PENDING, job_id, Why.SET_ASIDE, one.not_before_ms, one.run_id, one.failed or "", labels)
+        AttentionEntry(
+            AttentionKind.PENDING,
+            job_id,
+            AttentionReason.SET_ASIDE,
+            one.not_before_ms,
+            one.run_id,
+            one.failed or "",
+            labels,
+        )
         for one in entries_set_aside(state)
     ]
     return aside if of_job is None else [of_job, *aside]
@@ -368,21 +382,27 @@ def _of_state(job_id: str, stored: StoredJob, source: Source) -> list[AttentionE
 
 def _of_settlement(note: SetAside, spot: Spot) -> AttentionEntry:
     job_id = job_of_claim_key(note.claim_key)
-    return AttentionEntry(Kind.SETTLEMENT, job_id, Why.NOT_STORED, spot.score, note.run_id or None, note.detail)
+    return AttentionEntry(
+        AttentionKind.SETTLEMENT, job_id, AttentionReason.NOT_STORED, spot.score, note.run_id or None, note.detail
+    )
 
 
 def _of_task(stored: StoredTask) -> AttentionEntry:
     run = None if stored.task is None else stored.task.run
     detail = stored.fault or ("" if run is None else how_it_failed(run))
     run_id = None if stored.task is None else stored.task.run_id
-    return AttentionEntry(Kind.TASK, task_id(stored.number), Why.STALE, stored.settled_at_ms, run_id, detail)
+    return AttentionEntry(
+        AttentionKind.TASK, task_id(stored.number), AttentionReason.STALE, stored.settled_at_ms, run_id, detail
+    )
 
 
 def _with_run(entry: AttentionEntry, runs: dict[str, Run]) -> AttentionEntry:
     run = runs.get(entry.run_id or "")
-    if entry.why is not Why.FAILED:
+    if entry.why is not AttentionReason.FAILED:
         return entry
     if run is None:
         return msgspec.structs.replace(entry, detail="its record was trimmed")
-    why = {RunState.LOST: Why.LOST, RunState.CONFLICT: Why.CONFLICT}.get(run.state, Why.FAILED)
+    why = {RunState.LOST: AttentionReason.LOST, RunState.CONFLICT: AttentionReason.CONFLICT}.get(
+        run.state, AttentionReason.FAILED
+    )
     return msgspec.structs.replace(entry, why=why, detail=reason_of(run))

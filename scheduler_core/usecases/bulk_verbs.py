@@ -12,7 +12,7 @@ from scheduler_core.plan.on_demand import Skipped, plan_run_now
 from scheduler_core.store.shards import PerShard
 from scheduler_core.usecases.job_reads import JobView
 from scheduler_core.usecases.jobs import JobService
-from scheduler_core.usecases.operation_spec import OperationSpec, Verb
+from scheduler_core.usecases.operation_spec import OperationSpec, OperationVerb
 
 ANSWERS_KEPT_MS = 6 * 3_600_000
 """How long the answer of a started run is stored, by which a repetition after a crash starts no second one. It is
@@ -32,22 +32,22 @@ class BulkVerbs:
     def skipped(self, view: JobView) -> str | None:
         """Return why the job is left as it is; None: the verb changes it. Raises CronpostError for an error."""
         spec = self._spec
-        if spec.verb is not Verb.LABEL and schedule_id_of(view.id) is not None:
+        if spec.verb is not OperationVerb.LABEL and schedule_id_of(view.id) is not None:
             return "schedule"
-        if view.fault is not None and spec.verb is not Verb.DELETE:
+        if view.fault is not None and spec.verb is not OperationVerb.DELETE:
             raise CorruptDocument(f"the stored job cannot be read ({view.fault}): put it again or delete it")
         match spec.verb:
-            case Verb.PAUSE:
+            case OperationVerb.PAUSE:
                 terms = PauseTerms(spec.note, spec.until_ms) if spec.note or spec.until_ms is not None else None
                 same = view.state.paused_at_ms is not None and view.state.pause == terms
                 return "unchanged" if same else None
-            case Verb.RESUME:
+            case OperationVerb.RESUME:
                 held = view.state.paused_at_ms is not None or view.state.quarantine is not None
                 return None if held else "unchanged"
-            case Verb.LABEL:
+            case OperationVerb.LABEL:
                 same = view.job is not None and with_labels(view.job, spec.labels) == view.job.labels
                 return "unchanged" if same else None
-            case Verb.RUN:
+            case OperationVerb.RUN:
                 return self._not_run(view)
             case _:
                 return None
@@ -71,13 +71,13 @@ class BulkVerbs:
         spec, job_id = self._spec, view.id
         jobs = self._jobs.of(job_id)
         match spec.verb:
-            case Verb.PAUSE:
+            case OperationVerb.PAUSE:
                 await jobs.pause(job_id, note=spec.note, until_ms=spec.until_ms)
-            case Verb.RESUME:
+            case OperationVerb.RESUME:
                 await jobs.resume(job_id)
-            case Verb.DELETE:
+            case OperationVerb.DELETE:
                 await jobs.delete(job_id)
-            case Verb.LABEL:
+            case OperationVerb.LABEL:
                 return None if await jobs.relabel(job_id, spec.labels) else "unchanged"
             case _:
                 answer = await jobs.run_now(job_id, force=spec.force, key=self._key, answer_kept_ms=ANSWERS_KEPT_MS)

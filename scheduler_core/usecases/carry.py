@@ -32,8 +32,8 @@ from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.operation_spec import (
     ERRORS_KEPT,
     OperationError,
+    OperationVerb,
     Progress,
-    Verb,
     decode_progress,
     decode_spec,
     encode,
@@ -171,7 +171,7 @@ class Carrier:
     # ---- jobs ---------------------------------------------------------------------------------------------------
 
     async def _go_on(self) -> None:
-        if self.spec.verb is Verb.REPLAY:
+        if self.spec.verb is OperationVerb.REPLAY:
             await self._replay_all()
         else:
             await self._reach(self._apply)
@@ -237,7 +237,7 @@ class Carrier:
         elif self.spec.dry_run:
             self.progress.change()
         else:
-            if self.spec.verb is Verb.RUN:
+            if self.spec.verb is OperationVerb.RUN:
                 await self._pace()
             await self._try(view.id, partial(self._verbs.apply, view))
 

@@ -23,7 +23,7 @@ NOTHING = Selection(next_fire_before_ms=0)
 changes nothing then."""
 
 
-class Verb(StrEnum):
+class OperationVerb(StrEnum):
     """What an operation does to each job, or with ``replay`` to each run."""
 
     PAUSE = "pause"
@@ -45,7 +45,7 @@ class RunFilter(msgspec.Struct, frozen=True, omit_defaults=True):
 class OperationSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an operation does. It never changes."""
 
-    verb: Verb
+    verb: OperationVerb
     selection: Selection
     created_at_ms: int
     job_id: str | None = None

@@ -22,8 +22,8 @@ from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.jobs import JobService
 from scheduler_core.usecases.operation_spec import (
     OperationSpec,
+    OperationVerb,
     Progress,
-    Verb,
     decode_progress,
     decode_spec,
     encode,
@@ -168,7 +168,7 @@ class OperationService:
     async def _left_ms(self, view: OperationView) -> int | None:
         """Estimate the rest from the share of all ids that the work has passed; for a replay it is unknown."""
         spec, progress = view.spec, view.progress
-        if spec.verb is Verb.REPLAY or not progress.position or not progress.worked_ms:
+        if spec.verb is OperationVerb.REPLAY or not progress.position or not progress.worked_ms:
             return None
         if spec.job_ids:
             passed = bisect_right(spec.job_ids, progress.position.encode(), key=str.encode)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scheduler_api.cli.job_strip import MARKS, _line, _row
-from scheduler_core.plan.strip import Kind
+from scheduler_core.plan.strip import CellKind
 from tests.api.command_line import jobs
 
 MINUTE = "2026-12-31T23:50:"
@@ -34,7 +34,7 @@ def body(*cells: dict[str, Any], not_kept: Any = None) -> dict[str, Any]:
 
 
 def test_every_kind_has_a_character_of_its_own_in_the_order_of_severity() -> None:
-    assert list(MARKS) == [kind.value for kind in Kind]
+    assert list(MARKS) == [kind.value for kind in CellKind]
     assert len({character for character, _ in MARKS.values()}) == len(MARKS)
 
 

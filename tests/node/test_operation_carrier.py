@@ -14,7 +14,7 @@ from scheduler_core.base.metrics import Metrics
 from scheduler_core.node.loops.operations import OperationCarrier
 from scheduler_core.node.node import Node
 from scheduler_core.usecases import carry
-from scheduler_core.usecases.operation_spec import Verb
+from scheduler_core.usecases.operation_spec import OperationVerb
 from scheduler_core.usecases.selection import page_of_selected
 from tests.support.stores import KEYS
 from tests.usecases.test_operations import LEASE_MS, Setup, counts
@@ -45,7 +45,10 @@ async def setup(redis_url: str) -> AsyncIterator[Carrying]:
 
 async def test_a_node_takes_what_has_no_carrier_and_ends_it(setup: Carrying) -> None:
     await setup.put("a", "b")
-    views = [await setup.start(Verb.PAUSE, seconds=0.0), await setup.start(Verb.LABEL, seconds=0.0, labels={"k": "v"})]
+    views = [
+        await setup.start(OperationVerb.PAUSE, seconds=0.0),
+        await setup.start(OperationVerb.LABEL, seconds=0.0, labels={"k": "v"}),
+    ]
     assert await setup.carried() == 2
     for view in views:
         assert counts(await setup.operations.get(view.id)) == (2, 2, {}, 0)
@@ -53,7 +56,7 @@ async def test_a_node_takes_what_has_no_carrier_and_ends_it(setup: Carrying) -> 
 
 
 async def test_a_node_whose_heartbeat_is_over_takes_nothing(setup: Carrying) -> None:
-    view = await setup.start(Verb.PAUSE, seconds=0.0)
+    view = await setup.start(OperationVerb.PAUSE, seconds=0.0)
     setup.clock.advance(60_000)
     assert await setup.carried() == 0
     setup.node.beat_taken(setup.clock.monotonic())
@@ -63,8 +66,8 @@ async def test_a_node_whose_heartbeat_is_over_takes_nothing(setup: Carrying) -> 
 
 async def test_an_operation_that_cannot_be_read_ends_as_failed_and_others_continue(setup: Carrying) -> None:
     await setup.put("a")
-    broken = await setup.start(Verb.PAUSE, seconds=0.0)
-    view = await setup.start(Verb.PAUSE, seconds=0.0)
+    broken = await setup.start(OperationVerb.PAUSE, seconds=0.0)
+    view = await setup.start(OperationVerb.PAUSE, seconds=0.0)
     await setup.store.client.hset(KEYS.operation(broken.id), "spec", b"\xff")
     assert await setup.carried() == 1
     stored = await setup.kept.read(broken.id)
@@ -78,7 +81,7 @@ async def test_an_operation_with_an_unexpected_error_is_tried_again_and_then_fai
     setup: Carrying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await setup.put("a")
-    view = await setup.start(Verb.PAUSE, seconds=0.0)
+    view = await setup.start(OperationVerb.PAUSE, seconds=0.0)
 
     async def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a bug")
@@ -92,7 +95,7 @@ async def test_an_operation_with_an_unexpected_error_is_tried_again_and_then_fai
 
 async def test_a_fault_of_redis_is_waited_for(setup: Carrying, monkeypatch: pytest.MonkeyPatch) -> None:
     await setup.put("a", "b")
-    view = await setup.start(Verb.PAUSE, seconds=0.0)
+    view = await setup.start(OperationVerb.PAUSE, seconds=0.0)
     faults = [StoreUnavailable("away", unreachable=True) for _ in range(20)]
 
     async def faulty(*args: Any, **named: Any) -> Any:
@@ -109,7 +112,7 @@ async def test_a_node_that_lost_an_operation_stops_working_on_it(
     setup: Carrying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await setup.put("a", "b")
-    view = await setup.start(Verb.PAUSE, seconds=0.0)
+    view = await setup.start(OperationVerb.PAUSE, seconds=0.0)
     taken: list[Any] = []
 
     async def overtaken(*args: Any, **named: Any) -> Any:

@@ -45,7 +45,7 @@ from scheduler_core.base.errors import (
     WrongStatus,
 )
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.attention import Kind, Why
+from scheduler_core.model.attention import AttentionKind, AttentionReason
 from scheduler_core.model.catalogue import Target, Timing, job_id_of, tried_target_of
 from scheduler_core.model.events_of import event_of_record
 from scheduler_core.model.health import failures_of, last_success_ms
@@ -521,8 +521,8 @@ class History(RuleBasedStateMachine):
             entry = entries[which % len(entries)]
             assert self.run(self.attention.dismiss(entry.id)), entry
             assert not self.run(self.attention.dismiss(entry.id)), entry
-            self.needs.failed.pop(entry.job_id if entry.kind is Kind.JOB else "", None)
-            if entry.kind is not Kind.JOB or entry.why is Why.QUARANTINED:
+            self.needs.failed.pop(entry.job_id if entry.kind is AttentionKind.JOB else "", None)
+            if entry.kind is not AttentionKind.JOB or entry.why is AttentionReason.QUARANTINED:
                 self.needs.dismissed.add(entry.id)
 
     @rule(name=names, what=st.sampled_from(["delete", "pause", "resume", "resume", "revive"]), tag=tags)

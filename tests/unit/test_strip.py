@@ -19,7 +19,7 @@ from scheduler_core.model.pause import Pause, PauseTerms
 from scheduler_core.model.policies import Policies
 from scheduler_core.model.run import Attempt, Miss, MissReason, Original, Reason, Record, Run, RunState
 from scheduler_core.plan.account import Account, Entry, make_account
-from scheduler_core.plan.strip import Cell, Kind, Strip, late_by_ms, runs_in_window, strip_steps
+from scheduler_core.plan.strip import Cell, CellKind, Strip, late_by_ms, runs_in_window, strip_steps
 from scheduler_core.triggers.trigger import CronSpec, EverySpec, IntervalSpec
 from tests.support.examples import examples
 from tests.support.factories import STORE_ID, answered, at, make_job, make_run, make_state, retrying, seconds
@@ -101,21 +101,21 @@ def done(fire_time: float, *, after: float = 0, attempts: int = 1, **fields: Any
 @pytest.mark.parametrize(
     ("run", "kind"),
     [
-        (done(0), Kind.DELIVERED),
-        (done(0, after=10), Kind.DELIVERED),
-        (done(0, after=10.001), Kind.LATE),
-        (done(0, after=10.001, reason=Reason.RECOVERY), Kind.LATE),
-        (done(0, attempts=2), Kind.RETRIED),
-        (done(0, after=60, attempts=2), Kind.RETRIED),
-        (done(0, after=60, reason=Reason.BACKFILL), Kind.DELIVERED),
+        (done(0), CellKind.DELIVERED),
+        (done(0, after=10), CellKind.DELIVERED),
+        (done(0, after=10.001), CellKind.LATE),
+        (done(0, after=10.001, reason=Reason.RECOVERY), CellKind.LATE),
+        (done(0, attempts=2), CellKind.RETRIED),
+        (done(0, after=60, attempts=2), CellKind.RETRIED),
+        (done(0, after=60, reason=Reason.BACKFILL), CellKind.DELIVERED),
         *[
-            (done(0, state=state), Kind(state.value))
+            (done(0, state=state), CellKind(state.value))
             for state in RunState
             if state not in (RunState.SUCCEEDED, RunState.OPEN, RunState.RETRYING, RunState.TAKEN)
         ],
     ],
 )
-def test_each_end_of_a_run_is_one_kind(run: Run, kind: Kind) -> None:
+def test_each_end_of_a_run_is_one_kind(run: Run, kind: CellKind) -> None:
     (cell,) = strip(make_state(110), run).cells
     assert cell.kind is kind
     assert cell.run == run
@@ -139,7 +139,7 @@ def test_the_late_rule_of_the_server_counts_if_it_is_longer() -> None:
         store_id=STORE_ID,
         now_ms=at(100),
     )
-    for late_after_ms, kind in ((0, Kind.LATE), (29_999, Kind.LATE), (30_000, Kind.DELIVERED)):
+    for late_after_ms, kind in ((0, CellKind.LATE), (29_999, CellKind.LATE), (30_000, CellKind.DELIVERED)):
         found = make_strip(
             account,
             make_job(),
@@ -162,8 +162,8 @@ def test_open_retrying_and_taken_runs_are_shown_before_they_end() -> None:
 
 def test_the_record_of_a_run_is_used_instead_of_its_entry() -> None:
     bare, whole = settled(10, "A"), done(10, after=20, id="A")
-    assert strip(make_state(110), bare).cells[0].kind is Kind.DELIVERED
-    assert strip(make_state(110), bare, runs=[whole]).cells[0].kind is Kind.LATE
+    assert strip(make_state(110), bare).cells[0].kind is CellKind.DELIVERED
+    assert strip(make_state(110), bare, runs=[whole]).cells[0].kind is CellKind.LATE
 
 
 def test_requested_runs_are_counted_apart() -> None:
@@ -179,8 +179,8 @@ def test_requested_runs_are_counted_apart() -> None:
         (34, "C", True),
     ]
     (one,) = strip(make_state(110), *runs, cells=1).cells
-    assert (one.fire_times, one.requested) == ({Kind.FAILED: 1}, {Kind.DELIVERED: 3})
-    assert one.kind is Kind.FAILED
+    assert (one.fire_times, one.requested) == ({CellKind.FAILED: 1}, {CellKind.DELIVERED: 3})
+    assert one.kind is CellKind.FAILED
     assert one.run is not None
     assert one.run.id == "R30"
 
@@ -210,17 +210,17 @@ def test_a_range_that_lies_partly_in_the_window_is_cut() -> None:
 def test_due_fire_times_wait_and_those_of_a_pause_are_missed() -> None:
     assert short(strip(make_state(80), now=95, end=95)) == [(80, 80, {"waiting": 1}), (90, 90, {"waiting": 1})]
     (cell,) = strip(make_state(90, paused_at_ms=at(85)), now=95, end=95).cells
-    assert (cell.kind, cell.reasons, cell.settled) == (Kind.MISSED, {"paused": 1}, False)
+    assert (cell.kind, cell.reasons, cell.settled) == (CellKind.MISSED, {"paused": 1}, False)
 
 
 def test_fire_times_to_run_again_wait() -> None:
     replays = (Replay(Reason.RECOVERY, at(10), at(20), 2), Replay(Reason.BACKFILL, at(0), at(10), 2))
     found = strip(make_state(110, replays=replays), start=0, end=50)
     assert [(seconds(cell.first_ms), cell.fire_times, cell.requested, cell.reasons) for cell in found.cells] == [
-        (0, {}, {Kind.WAITING: 1}, {"backfill": 1}),
-        (10, {Kind.WAITING: 1}, {}, {"recovery": 1}),
-        (10, {}, {Kind.WAITING: 1}, {"backfill": 1}),
-        (20, {Kind.WAITING: 1}, {}, {"recovery": 1}),
+        (0, {}, {CellKind.WAITING: 1}, {"backfill": 1}),
+        (10, {CellKind.WAITING: 1}, {}, {"recovery": 1}),
+        (10, {}, {CellKind.WAITING: 1}, {"backfill": 1}),
+        (20, {CellKind.WAITING: 1}, {}, {"recovery": 1}),
     ]
 
 
@@ -231,7 +231,7 @@ def test_a_range_of_an_earlier_trigger_is_one_cell() -> None:
         (Miss(MissReason.PAUSED, at(3), at(17), at(18), None), 2),
     ):
         (cell,) = strip(make_state(110), miss).cells
-        assert (cell.fire_times, cell.exact) == ({Kind.MISSED: count}, False)
+        assert (cell.fire_times, cell.exact) == ({CellKind.MISSED: count}, False)
     (cell,) = strip(make_state(110), Miss(MissReason.PAUSED, at(3), at(3), at(4), 1)).cells
     assert cell.exact
 
@@ -335,13 +335,13 @@ def test_a_job_whose_history_expired_keeps_nothing_up_to_now() -> None:
     old = make_job(created_at_ms=at(-7), updated_at_ms=at(-7))
     found = strip(make_state(50), job=old, forgotten=None, start=-100, end=60, now=43)
     assert found.not_kept == (at(-7) + 1, at(43))
-    assert [cell.kind for cell in found.cells] == [Kind.PLANNED, Kind.PLANNED]
+    assert [cell.kind for cell in found.cells] == [CellKind.PLANNED, CellKind.PLANNED]
 
 
 def test_a_miss_that_reaches_into_the_trimmed_time_is_shown_from_its_start() -> None:
     found = strip(make_state(50), Miss(MissReason.PAUSED, at(0), at(40), at(41), 5), forgotten=20, start=-50, now=43)
     assert found.not_kept == (at(-50), at(0) - 1)
-    assert sum(sum(cell.fire_times.values()) for cell in found.cells if cell.kind is Kind.MISSED) == 5
+    assert sum(sum(cell.fire_times.values()) for cell in found.cells if cell.kind is CellKind.MISSED) == 5
 
 
 # ---- cost -----------------------------------------------------------------------------------------------------------
@@ -391,11 +391,11 @@ def test_a_month_of_fire_times_each_second_costs_some_steps_for_each_cell(
 # ---- random histories -----------------------------------------------------------------------------------------------
 
 
-def kind_of_entry(entry: Entry) -> Kind | None:
+def kind_of_entry(entry: Entry) -> CellKind | None:
     """The kind of a range; None: that of a run."""
     if entry.run is not None:
         return None
-    return Kind.WAITING if entry.gets_run or entry.reason is None else Kind.MISSED
+    return CellKind.WAITING if entry.gets_run or entry.reason is None else CellKind.MISSED
 
 
 def check_cells(found: Strip, account: Account, fire_times: Sequence[int], *, cells: int) -> None:
@@ -404,7 +404,7 @@ def check_cells(found: Strip, account: Account, fire_times: Sequence[int], *, ce
     # A job that was stored again while its node held it ahead can have one of its past fire times ahead again.
     fire_times = sorted(set(fire_times))
     assert len(found.cells) <= cells
-    expected: Counter[tuple[Kind | None, str]] = Counter()
+    expected: Counter[tuple[CellKind | None, str]] = Counter()
     requested = 0
     for entry in (*account.entries, *account.requested):
         if entry.last_ms < start or entry.first_ms > end:
@@ -423,27 +423,27 @@ def check_cells(found: Strip, account: Account, fire_times: Sequence[int], *, ce
             assert any(
                 cell.first_ms <= t <= cell.last_ms and (kind is None or kind in cell.fire_times) for cell in found.cells
             ), f"{t} of {entry} is in no cell"
-    counts: Counter[Kind] = Counter()
-    asked: Counter[Kind] = Counter()
+    counts: Counter[CellKind] = Counter()
+    asked: Counter[CellKind] = Counter()
     for cell in found.cells:
         assert cell.first_ms <= cell.last_ms
         assert cell.fire_times or cell.requested
         assert all(count > 0 for count in (*cell.fire_times.values(), *cell.requested.values()))
         counts.update(cell.fire_times)
         asked.update(cell.requested)
-    waiting_again = sum(cell.requested.get(Kind.WAITING, 0) for cell in found.cells)
+    waiting_again = sum(cell.requested.get(CellKind.WAITING, 0) for cell in found.cells)
     assert asked.total() - waiting_again == requested
-    planned = counts.pop(Kind.PLANNED, 0)
+    planned = counts.pop(CellKind.PLANNED, 0)
     assert not planned or end > found.now_ms
     exact = all(cell.exact for cell in found.cells)
-    for kind in (Kind.MISSED, Kind.WAITING):
+    for kind in (CellKind.MISSED, CellKind.WAITING):
         wanted = sum(count for (of, _), count in expected.items() if of is kind)
         assert counts[kind] == wanted or not exact, (kind, found.cells)
-    succeeded = counts[Kind.DELIVERED] + counts[Kind.LATE] + counts[Kind.RETRIED]
+    succeeded = counts[CellKind.DELIVERED] + counts[CellKind.LATE] + counts[CellKind.RETRIED]
     assert succeeded == expected[None, "succeeded"]
     for state in RunState:
         if state is not RunState.SUCCEEDED:
-            assert counts[Kind(state.value)] == expected[None, state.value]
+            assert counts[CellKind(state.value)] == expected[None, state.value]
     if found.cell_ms is not None:
         ordered = list(found.cells)
         for before, after in itertools.pairwise(ordered):
@@ -514,6 +514,6 @@ def test_the_cells_of_a_strip_add_up_to_the_account(
 
 
 def test_the_worst_result_decides_the_colour() -> None:
-    kinds = list(Kind)
+    kinds = list(CellKind)
     for place, kind in enumerate(kinds):
         assert Cell(0, 0, dict.fromkeys(reversed(kinds[place:]), 1)).kind is kind

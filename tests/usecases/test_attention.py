@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from scheduler_core.base.config import TaskSettings
 from scheduler_core.base.errors import AttentionNotFound, JobNotFound, RunConflict, TaskNotFound
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.attention import Kind, Why
+from scheduler_core.model.attention import AttentionKind, AttentionReason
 from scheduler_core.model.index import ATTENTION
 from scheduler_core.model.job_state import Pending, Unresolved
 from scheduler_core.model.policies import Overlap, Policies
@@ -101,7 +101,7 @@ async def test_a_job_is_listed_from_its_first_failure_to_its_next_success(setup:
     await setup.fire("a", 500)
     failed_at = setup.clock.now
     (entry,) = await setup.entries()
-    assert (entry.id, entry.kind, entry.job_id, entry.why) == ("job:a", Kind.JOB, "a", Why.FAILED)
+    assert (entry.id, entry.kind, entry.job_id, entry.why) == ("job:a", AttentionKind.JOB, "a", AttentionReason.FAILED)
     assert (entry.since_ms, entry.detail) == (failed_at, "the answer was 500")
     first_run = entry.run_id
     await setup.fire("a", 404)
@@ -115,7 +115,9 @@ async def test_a_job_is_listed_from_its_first_failure_to_its_next_success(setup:
 
 async def test_a_conflict_and_a_lost_run_have_their_own_reasons(setup: Setup) -> None:
     await setup.fire("a", 409)
-    assert [(one.why, one.detail) for one in await setup.entries()] == [(Why.CONFLICT, "the answer was 409")]
+    assert [(one.why, one.detail) for one in await setup.entries()] == [
+        (AttentionReason.CONFLICT, "the answer was 409")
+    ]
 
 
 @pytest.mark.parametrize("how", ["resume", "delete", "dismiss"])
@@ -146,7 +148,7 @@ async def test_an_entry_that_is_set_aside_is_listed_beside_its_job(setup: Setup)
     await setup.fire("a", 200)
     assert await setup.ids() == ["pending:A:a", "pending:B:a"]
     assert [(one.kind, one.why, one.detail) for one in await setup.entries()] == [
-        (Kind.PENDING, Why.SET_ASIDE, "why")
+        (AttentionKind.PENDING, AttentionReason.SET_ASIDE, "why")
     ] * 2
     assert await setup.service.dismiss("pending:A:a")
     assert not await setup.service.dismiss("pending:A:a")
@@ -167,7 +169,7 @@ async def test_a_quarantined_job_goes_first_and_a_resume_resolves_it(setup: Setu
     await put(setup.redis, make_job("old"), make_state(0, quarantine="of an earlier version"))
     found = {entry.id: entry for entry in await setup.entries()}
     assert list(found) == ["job:old", "job:broken", "job:failing"]
-    assert (found["job:broken"].why, found["job:broken"].since_ms) == (Why.QUARANTINED, setup.clock.now)
+    assert (found["job:broken"].why, found["job:broken"].since_ms) == (AttentionReason.QUARANTINED, setup.clock.now)
     assert found["job:broken"].unreadable
     assert (found["job:old"].since_ms, found["job:old"].detail) == (None, "of an earlier version")
     with pytest.raises(RunConflict, match="put it again or delete it"):
@@ -185,7 +187,7 @@ async def test_a_stale_task_is_listed_until_it_is_retried_deleted_or_dismissed(s
     await setup.node.round(answered(503))
     (first, *_) = await setup.entries()
     assert sorted(await setup.ids()) == ["task:task_1", "task:task_2", "task:task_3"]
-    assert (first.kind, first.why, first.detail) == (Kind.TASK, Why.STALE, "the answer was 503")
+    assert (first.kind, first.why, first.detail) == (AttentionKind.TASK, AttentionReason.STALE, "the answer was 503")
     assert first.since_ms == setup.clock.now
     assert await setup.service.dismiss("task:task_1")
     assert not await setup.service.dismiss("task:task_1")
@@ -199,7 +201,7 @@ async def test_runs_that_overlap_list_their_job_until_one_succeeds(setup: Setup)
     policies = Policies(overlap=Overlap.ALLOW)
     await setup.fire("a", 500, policies=policies)
     (entry,) = await setup.entries()
-    assert (entry.id, entry.why, entry.detail) == ("job:a", Why.FAILED, "the answer was 500")
+    assert (entry.id, entry.why, entry.detail) == ("job:a", AttentionReason.FAILED, "the answer was 500")
     assert await setup.service.dismiss("job:a")
     assert not await setup.service.dismiss("job:a")
     assert await setup.entries() == []
@@ -221,7 +223,7 @@ async def test_a_refused_settlement_is_listed_while_its_node_has_the_lease(setup
     await lists.set_aside(SetAside("a", fence, "RUN", "WRONGTYPE"), at_ms=at(4))
     (entry,) = await setup.entries()
     assert (entry.id, entry.why, entry.since_ms, entry.detail) == (
-        "settlement:RUN:a", Why.NOT_STORED, at(4), "WRONGTYPE",
+        "settlement:RUN:a", AttentionReason.NOT_STORED, at(4), "WRONGTYPE",
     )  # fmt: skip
     assert await setup.service.dismiss("settlement:RUN:a")
     with pytest.raises(AttentionNotFound):

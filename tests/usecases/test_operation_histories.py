@@ -31,7 +31,7 @@ from scheduler_core.usecases import bulk_replay, carry
 from scheduler_core.usecases.carry import Carrier, LeaseLost, Turns
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.jobs import JobService
-from scheduler_core.usecases.operation_spec import OperationSpec, Verb
+from scheduler_core.usecases.operation_spec import OperationSpec, OperationVerb
 from scheduler_core.usecases.operations import OperationService, OperationView
 from scheduler_core.usecases.selection import Selection
 from tests.support.examples import examples
@@ -197,7 +197,17 @@ async def check_history(
     first.is_lucky = True
     failed = await seed(first, chance)
     clock.advance(1_000_000)
-    verb = chance.choice([Verb.PAUSE, Verb.LABEL, Verb.RUN, Verb.RUN, Verb.DELETE, Verb.REPLAY, Verb.REPLAY])
+    verb = chance.choice(
+        [
+            OperationVerb.PAUSE,
+            OperationVerb.LABEL,
+            OperationVerb.RUN,
+            OperationVerb.RUN,
+            OperationVerb.DELETE,
+            OperationVerb.REPLAY,
+            OperationVerb.REPLAY,
+        ]
+    )
     spec = OperationSpec(
         verb, SELECTED, clock.now_ms(), labels={"done": "yes"}, force=True, per_second=chance.choice([5.0, 1000.0])
     )
@@ -239,24 +249,24 @@ async def check_end(process: Process, view: OperationView, watch: Watch, failed:
         assert state is not None
         assert job is not None
         match verb:
-            case Verb.PAUSE:
+            case OperationVerb.PAUSE:
                 done[job_id] = state.paused_at_ms is not None
-            case Verb.LABEL:
+            case OperationVerb.LABEL:
                 done[job_id] = job.labels.get("done") == "yes"
-            case Verb.RUN:
+            case OperationVerb.RUN:
                 done[job_id] = sum(entry.reason is Reason.MANUAL for entry in state.pending)
     match verb:
-        case Verb.DELETE:
+        case OperationVerb.DELETE:
             assert sorted(states) == sorted(set(JOBS) - set(chosen))
-        case Verb.REPLAY:
+        case OperationVerb.REPLAY:
             assert set(watch.replays) == set().union(*failed.values())
             assert all(len(by) == 1 for by in watch.replays.values()), "a run was replayed twice"
             assert watch.most <= AT_ONCE
             assert (progress.changed, progress.skipped) == (len(watch.replays), {})
         case _:
             assert {job_id: count for job_id, count in done.items() if count} == dict.fromkeys(chosen, 1)
-    if verb is Verb.RUN:
+    if verb is OperationVerb.RUN:
         assert (progress.matched, progress.changed) == (len(chosen), len(chosen))
-    elif verb in {Verb.PAUSE, Verb.LABEL}:
+    elif verb in {OperationVerb.PAUSE, OperationVerb.LABEL}:
         assert progress.matched == len(chosen)
         assert set(progress.skipped) <= {"unchanged"}

@@ -27,7 +27,7 @@ from scheduler_core.usecases import carry
 from scheduler_core.usecases.carry import Carrier, LeaseLost, Turns
 from scheduler_core.usecases.history import HistoryService
 from scheduler_core.usecases.jobs import JobService
-from scheduler_core.usecases.operation_spec import NOTHING, OperationSpec, Verb
+from scheduler_core.usecases.operation_spec import NOTHING, OperationSpec, OperationVerb
 from scheduler_core.usecases.operations import OperationService, OperationView
 from scheduler_core.usecases.selection import Selection
 from tests.support.factories import at, make_job, make_run
@@ -65,11 +65,11 @@ class Setup:
         for job_id in job_ids:
             await self.jobs.upsert(make_job(job_id, **fields))
 
-    def spec(self, verb: Verb, **fields: Any) -> OperationSpec:
+    def spec(self, verb: OperationVerb, **fields: Any) -> OperationSpec:
         chosen: dict[str, Any] = {"selection": Selection(everything=True), "created_at_ms": self.clock.now_ms()}
         return OperationSpec(verb, **(chosen | fields))
 
-    async def start(self, verb: Verb, *, seconds: float = 1.0, **fields: Any) -> OperationView:
+    async def start(self, verb: OperationVerb, *, seconds: float = 1.0, **fields: Any) -> OperationView:
         return await self.operations.start(self.spec(verb, **fields), seconds=seconds)
 
     async def taken(self, operation_id: str, name: str = "node") -> Carrier:
@@ -114,11 +114,11 @@ async def test_pause_and_resume_change_the_selected_jobs_once(setup: Setup) -> N
     await setup.put("a1", "a2", "a3", "b1", "schedule_1")
     await setup.jobs.pause("a2")
     selected = Selection(prefix="a")
-    view = await setup.start(Verb.PAUSE, selection=selected)
+    view = await setup.start(OperationVerb.PAUSE, selection=selected)
     assert (view.state, counts(view)) == ("done", (3, 2, {"unchanged": 1}, 0))
     assert await setup.paused() == ["a1", "a2", "a3"]
-    assert counts(await setup.start(Verb.PAUSE)) == (5, 1, {"unchanged": 3, "schedule": 1}, 0)
-    assert counts(await setup.start(Verb.RESUME, selection=selected)) == (3, 3, {}, 0)
+    assert counts(await setup.start(OperationVerb.PAUSE)) == (5, 1, {"unchanged": 3, "schedule": 1}, 0)
+    assert counts(await setup.start(OperationVerb.RESUME, selection=selected)) == (3, 3, {}, 0)
     assert await setup.paused() == ["b1"]
 
 
@@ -126,11 +126,11 @@ async def test_a_dry_run_counts_the_same_and_changes_nothing(setup: Setup) -> No
     await setup.put("a1", "a2", "b1")
     await setup.jobs.pause("a2")
     for verb, expected in (
-        (Verb.PAUSE, (3, 2, {"unchanged": 1}, 0)),
-        (Verb.RESUME, (3, 1, {"unchanged": 2}, 0)),
-        (Verb.DELETE, (3, 3, {}, 0)),
-        (Verb.RUN, (3, 3, {}, 0)),
-        (Verb.LABEL, (3, 3, {}, 0)),
+        (OperationVerb.PAUSE, (3, 2, {"unchanged": 1}, 0)),
+        (OperationVerb.RESUME, (3, 1, {"unchanged": 2}, 0)),
+        (OperationVerb.DELETE, (3, 3, {}, 0)),
+        (OperationVerb.RUN, (3, 3, {}, 0)),
+        (OperationVerb.LABEL, (3, 3, {}, 0)),
     ):
         counted = await setup.start(verb, dry_run=True, labels={"k": "v"})
         assert (verb, counts(counted)) == (verb, expected)
@@ -143,7 +143,7 @@ async def test_a_dry_run_counts_the_same_and_changes_nothing(setup: Setup) -> No
 
 async def test_delete_removes_the_jobs_but_not_schedules(setup: Setup) -> None:
     await setup.put("a", "b", "schedule_1")
-    assert counts(await setup.start(Verb.DELETE)) == (3, 2, {"schedule": 1}, 0)
+    assert counts(await setup.start(OperationVerb.DELETE)) == (3, 2, {"schedule": 1}, 0)
     assert await setup.store.page_ids(after="", prefix="", limit=9) == ["schedule_1"]
 
 
@@ -160,7 +160,7 @@ async def test_labels_are_set_and_removed_also_of_schedules_and_no_run_is_distur
 
     retry = replace(waiting, state=RunState.RETRYING, retry_at_ms=at(30), started_at_ms=at(0))
     assert await setup.store.change("a", stored, Transition(replace(before.state, open=retry)))
-    view = await setup.start(Verb.LABEL, labels={"team": "billing", "old": None})
+    view = await setup.start(OperationVerb.LABEL, labels={"team": "billing", "old": None})
     assert counts(view) == (2, 2, {}, 0)
     job = await setup.jobs.get("a")
     assert job.job is not None
@@ -168,7 +168,7 @@ async def test_labels_are_set_and_removed_also_of_schedules_and_no_run_is_distur
     assert (job.job.labels, job.job.version) == ({"team": "billing"}, before.job.version + 1)
     assert job.state.open == retry, "its retry still waits"
     selected = Selection(labels=(("team", "billing"),))
-    assert counts(await setup.start(Verb.LABEL, selection=selected, labels={"old": None})) == (
+    assert counts(await setup.start(OperationVerb.LABEL, selection=selected, labels={"old": None})) == (
         2,
         0,
         {"unchanged": 2},
@@ -180,7 +180,7 @@ async def test_labels_are_set_and_removed_also_of_schedules_and_no_run_is_distur
 async def test_a_job_with_too_many_labels_is_an_error_of_that_job_alone(setup: Setup) -> None:
     await setup.put("a", labels={f"k{number}": "v" for number in range(32)})
     await setup.put("b")
-    view = await setup.start(Verb.LABEL, labels={"one-more": "v"})
+    view = await setup.start(OperationVerb.LABEL, labels={"one-more": "v"})
     assert counts(view) == (2, 1, {}, 1)
     assert [(error.job_id, error.code) for error in view.progress.errors] == [("a", "invalid_input")]
 
@@ -188,10 +188,10 @@ async def test_a_job_with_too_many_labels_is_an_error_of_that_job_alone(setup: S
 async def test_run_starts_each_job_that_may_start(setup: Setup) -> None:
     await setup.put("a", "b", "c", trigger=OnRequestSpec())
     await setup.jobs.run_now("b")
-    view = await setup.start(Verb.RUN, per_second=1000.0)
+    view = await setup.start(OperationVerb.RUN, per_second=1000.0)
     assert counts(view) == (3, 2, {"run_not_settled": 1}, 0)
     assert [len((await setup.jobs.get(one)).state.pending) for one in "abc"] == [1, 1, 1]
-    forced = await setup.start(Verb.RUN, per_second=1000.0, force=True)
+    forced = await setup.start(OperationVerb.RUN, per_second=1000.0, force=True)
     assert counts(forced) == (3, 3, {}, 0)
     assert [len((await setup.jobs.get(one)).state.pending) for one in "abc"] == [2, 2, 2]
 
@@ -199,10 +199,10 @@ async def test_run_starts_each_job_that_may_start(setup: Setup) -> None:
 async def test_a_job_that_cannot_be_read_is_an_error_unless_it_is_deleted(setup: Setup) -> None:
     await setup.put("a", "b")
     await setup.store.client.hset(KEYS.jobs, "a", b"\xff")
-    view = await setup.start(Verb.PAUSE)
+    view = await setup.start(OperationVerb.PAUSE)
     assert counts(view) == (2, 1, {}, 1)
     assert [(error.job_id, error.code) for error in view.progress.errors] == [("a", CorruptDocument.code)]
-    assert counts(await setup.start(Verb.DELETE)) == (2, 2, {}, 0)
+    assert counts(await setup.start(OperationVerb.DELETE)) == (2, 2, {}, 0)
 
 
 async def test_an_unexpected_error_of_one_job_does_not_stop_the_others(
@@ -217,7 +217,7 @@ async def test_an_unexpected_error_of_one_job_does_not_stop_the_others(
         return await pause(job_id, **options)
 
     monkeypatch.setattr(setup.jobs, "pause", failing)
-    view = await setup.start(Verb.PAUSE)
+    view = await setup.start(OperationVerb.PAUSE)
     assert counts(view) == (3, 2, {}, 1)
     assert [(error.code, error.detail) for error in view.progress.errors] == [("internal", "RuntimeError: a bug")]
 
@@ -229,14 +229,14 @@ async def test_only_the_first_hundred_errors_are_listed(setup: Setup, monkeypatc
         raise InvalidInput(f"never {job_id}")
 
     monkeypatch.setattr(setup.jobs, "pause", refuse)
-    view = await setup.start(Verb.PAUSE)
+    view = await setup.start(OperationVerb.PAUSE)
     assert counts(view) == (103, 0, {}, 103)
     assert [error.job_id for error in view.progress.errors] == [f"job{number:03}" for number in range(100)]
 
 
 async def test_an_unknown_target_stores_no_operation(setup: Setup) -> None:
     with pytest.raises(InvalidInput):
-        await setup.start(Verb.PAUSE, selection=Selection(target="none"))
+        await setup.start(OperationVerb.PAUSE, selection=Selection(target="none"))
     assert await setup.operations.page(after="", limit=10) == ([], None)
 
 
@@ -262,7 +262,7 @@ async def test_an_operation_that_takes_longer_than_a_second_waits_for_a_node(
 ) -> None:
     await setup.put(*(f"job{number:02}" for number in range(50)))
     seen = slowly(setup, monkeypatch, ms=100)
-    view = await setup.start(Verb.PAUSE)
+    view = await setup.start(OperationVerb.PAUSE)
     assert (view.state, view.progress.changed, view.progress.position) == ("waiting", 10, "job09")
     shown = await setup.operations.get(view.id)
     assert (shown.state, shown.carrier, shown.left_ms) == ("waiting", None, 4_000)
@@ -281,7 +281,7 @@ async def test_a_job_that_matches_when_it_is_reached_is_changed_and_others_are_n
     await setup.put(*(f"job{number}" for number in range(8)), labels={"k": "v"})
     monkeypatch.setattr(carry, "PAGE", 2)
     slowly(setup, monkeypatch, ms=400)
-    view = await setup.start(Verb.PAUSE, selection=Selection(labels=(("k", "v"),)))
+    view = await setup.start(OperationVerb.PAUSE, selection=Selection(labels=(("k", "v"),)))
     assert view.progress.changed == 3
     await setup.put("job0", labels={})  # behind the position
     await setup.put("job6", labels={})
@@ -296,7 +296,7 @@ async def test_an_operation_on_named_jobs_is_continued_where_it_stopped(
     ids = [f"j{number:02}" for number in range(40)]
     await setup.put(*ids)
     reached = slowly(setup, monkeypatch, ms=100)
-    view = await setup.start(Verb.PAUSE, selection=NOTHING, job_ids=tuple(ids[2:]), seconds=3.6)
+    view = await setup.start(OperationVerb.PAUSE, selection=NOTHING, job_ids=tuple(ids[2:]), seconds=3.6)
     assert (view.state, len(reached)) == ("waiting", 36)
     assert (await setup.operations.get(view.id)).left_ms == 200
     assert await (await setup.taken(view.id)).work()
@@ -307,13 +307,13 @@ async def test_an_operation_on_named_jobs_is_continued_where_it_stopped(
 
 async def test_a_node_that_does_not_know_job_ids_changes_nothing(setup: Setup) -> None:
     await setup.put("a", "b")
-    assert counts(await setup.start(Verb.DELETE, selection=NOTHING)) == (0, 0, {}, 0)
+    assert counts(await setup.start(OperationVerb.DELETE, selection=NOTHING)) == (0, 0, {}, 0)
 
 
 async def test_a_carrier_that_was_frozen_stops_at_its_next_save(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     await setup.put(*(f"job{number}" for number in range(4)))
     slowly(setup, monkeypatch, ms=2_000)
-    view = await setup.start(Verb.PAUSE)
+    view = await setup.start(OperationVerb.PAUSE)
     frozen = await setup.taken(view.id)
     setup.clock.advance(LEASE_MS)
     other = await setup.taken(view.id, "other")
@@ -327,7 +327,7 @@ async def test_a_process_that_dies_repeats_at_most_what_it_did_since_its_last_sa
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await setup.put(*(f"job{number:02}" for number in range(40)))
-    view = await setup.start(Verb.PAUSE, seconds=0.0)
+    view = await setup.start(OperationVerb.PAUSE, seconds=0.0)
     monkeypatch.setattr(carry, "PAGE", 4)
     seen = slowly(setup, monkeypatch, ms=1)
     dying = await setup.taken(view.id)
@@ -355,7 +355,7 @@ async def test_a_process_that_dies_repeats_at_most_what_it_did_since_its_last_sa
 async def test_cancel_stops_the_work_and_what_is_done_stays(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     await setup.put(*(f"job{number}" for number in range(8)))
     slowly(setup, monkeypatch, ms=600)
-    view = await setup.start(Verb.PAUSE)
+    view = await setup.start(OperationVerb.PAUSE)
     assert view.progress.changed == 2
     node = await setup.taken(view.id)
     cancelled = await setup.operations.cancel(view.id)
@@ -369,10 +369,10 @@ async def test_cancel_stops_the_work_and_what_is_done_stays(setup: Setup, monkey
 
 async def test_an_operation_that_waits_is_cancelled_at_once_and_one_that_ended_cannot_be(setup: Setup) -> None:
     await setup.put("a")
-    view = await setup.start(Verb.PAUSE, seconds=0.0)
+    view = await setup.start(OperationVerb.PAUSE, seconds=0.0)
     assert (await setup.operations.cancel(view.id)).state == "cancelled"
     assert await setup.paused() == []
-    done = await setup.start(Verb.PAUSE)
+    done = await setup.start(OperationVerb.PAUSE)
     with pytest.raises(OperationEnded):
         await setup.operations.cancel(done.id)
     for unknown in ("", "none", "\x00"):
@@ -384,7 +384,7 @@ async def test_an_operation_that_waits_is_cancelled_at_once_and_one_that_ended_c
 
 async def test_runs_start_at_most_per_second(setup: Setup) -> None:
     await setup.put(*(f"job{number:02}" for number in range(30)), trigger=OnRequestSpec())
-    view = await setup.start(Verb.RUN, per_second=10.0, seconds=1.05)
+    view = await setup.start(OperationVerb.RUN, per_second=10.0, seconds=1.05)
     assert (view.state, view.progress.changed) == ("waiting", 11), "one at once, and ten in the second after it"
     began = setup.clock.monotonic()
     assert await (await setup.taken(view.id)).work()
@@ -394,7 +394,7 @@ async def test_runs_start_at_most_per_second(setup: Setup) -> None:
 
 async def test_a_node_rests_as_long_as_it_worked(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     await setup.put(*(f"job{number}" for number in range(6)))
-    view = await setup.start(Verb.PAUSE, seconds=0.0)
+    view = await setup.start(OperationVerb.PAUSE, seconds=0.0)
     slowly(setup, monkeypatch, ms=30)
     setup.clock.slept.clear()
     assert await (await setup.taken(view.id)).work()
@@ -406,7 +406,7 @@ async def test_the_list_has_the_newest_first_and_pages(setup: Setup) -> None:
     made = []
     for _ in range(5):
         setup.clock.advance(1)
-        made.append((await setup.start(Verb.PAUSE)).id)
+        made.append((await setup.start(OperationVerb.PAUSE)).id)
     first, following = await setup.operations.page(after="", limit=2)
     assert [one.id for one in first] == made[:2:-1]
     assert following == made[3]
@@ -417,9 +417,9 @@ async def test_the_list_has_the_newest_first_and_pages(setup: Setup) -> None:
 
 async def test_too_many_open_operations_are_refused(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_operations, "MOST_OPEN", 1)
-    await setup.start(Verb.PAUSE, seconds=0.0)
+    await setup.start(OperationVerb.PAUSE, seconds=0.0)
     with pytest.raises(TooManyOperations):
-        await setup.start(Verb.PAUSE)
+        await setup.start(OperationVerb.PAUSE)
 
 
 # ---- faults of Redis --------------------------------------------------------------------------------------------
@@ -445,10 +445,10 @@ class Faulty:
         monkeypatch.setattr(setup.store, "change", faulty)
 
 
-@pytest.mark.parametrize("verb", [Verb.PAUSE, Verb.DELETE, Verb.LABEL, Verb.RUN])
+@pytest.mark.parametrize("verb", [OperationVerb.PAUSE, OperationVerb.DELETE, OperationVerb.LABEL, OperationVerb.RUN])
 @pytest.mark.parametrize("unknown", [False, True])
 async def test_a_fault_of_redis_pauses_the_operation_and_loses_no_count(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, verb: Verb, unknown: bool
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, verb: OperationVerb, unknown: bool
 ) -> None:
     await setup.put("a", "b", "c")
     faulty = Faulty(setup, monkeypatch)
@@ -462,7 +462,7 @@ async def test_a_fault_of_redis_pauses_the_operation_and_loses_no_count(
     assert await node.work()
     done = await setup.operations.get(view.id)
     assert (done.state, counts(done)) == ("done", (3, 3, {}, 0))
-    if verb is Verb.RUN:
+    if verb is OperationVerb.RUN:
         assert [len((await setup.jobs.get(one)).state.pending) for one in "abc"] == [1, 1, 1]
 
 
@@ -471,7 +471,7 @@ async def test_a_fault_of_redis_in_the_first_second_leaves_the_rest_to_a_node(
 ) -> None:
     await setup.put("a", "b", "c")
     Faulty(setup, monkeypatch).faults["b"] = [StoreUnavailable("away")]
-    view = await setup.start(Verb.PAUSE)
+    view = await setup.start(OperationVerb.PAUSE)
     assert (view.state, view.progress.changed) == ("waiting", 1)
     assert await (await setup.taken(view.id)).work()
     assert counts(await setup.operations.get(view.id)) == (3, 3, {}, 0)
@@ -482,7 +482,7 @@ async def test_a_job_that_redis_refuses_is_an_error_of_that_job_alone(
 ) -> None:
     await setup.put("a", "b", "c")
     Faulty(setup, monkeypatch).faults["b"] = [StoreRefused("WRONGTYPE")]
-    view = await setup.start(Verb.PAUSE)
+    view = await setup.start(OperationVerb.PAUSE)
     assert (view.state, counts(view)) == ("done", (3, 2, {}, 1))
     assert view.progress.errors[0].code == "store_refused"
 
@@ -492,7 +492,7 @@ async def test_a_job_that_never_accepts_a_change_is_an_error_at_last(
 ) -> None:
     await setup.put("a", "b", "c")
     Faulty(setup, monkeypatch).faults["b"] = [StoreUnavailable("it changes too often")] * 100
-    view = await setup.start(Verb.PAUSE)
+    view = await setup.start(OperationVerb.PAUSE)
     setup.clock.advance(LEASE_MS)
     node = await setup.taken(view.id)
     for _ in range(carry.TRIES_OF_ONE - 1):
@@ -513,5 +513,5 @@ async def test_a_store_that_refuses_everything_pauses_the_operation(
 
     with monkeypatch.context() as patch:
         patch.setattr(setup.store, "try_write", no_write)
-        view = await setup.start(Verb.PAUSE)
+        view = await setup.start(OperationVerb.PAUSE)
     assert (view.state, view.progress.matched) == ("waiting", 0)

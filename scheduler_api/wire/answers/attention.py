@@ -9,7 +9,7 @@ from urllib.parse import quote
 from msgspec import Meta
 
 from scheduler_api.wire.fields import Cursor, Described, Instant, instant
-from scheduler_core.model.attention import Kind, Why
+from scheduler_core.model.attention import AttentionKind, AttentionReason
 from scheduler_core.model.catalogue import schedule_id_of
 
 if TYPE_CHECKING:  # the command line shows entries without loading the use cases
@@ -51,9 +51,9 @@ class AttentionEntry(Described):
     """
 
     id: Annotated[str, Meta(description="For `POST /attention/{id}/dismiss`.")]
-    kind: Kind
+    kind: AttentionKind
     job_id: Annotated[str, Meta(description="The id of the job or of the one-off task.")]
-    reason: Why
+    reason: AttentionReason
     since: Annotated[
         Instant | None,
         Meta(description="When it first failed since the last success; null: before an upgrade of Cronpost."),
@@ -106,17 +106,17 @@ def _actions(entry: Entry) -> list[Action]:
     owner = job if schedule_id is None else f"/schedules/{schedule_id}"
     delete = Action(ActionName.DELETE, "DELETE", owner)
     dismiss = Action(ActionName.DISMISS, "POST", f"/attention/{quote(entry.id, safe=':')}/dismiss")
-    if entry.kind is Kind.TASK:
+    if entry.kind is AttentionKind.TASK:
         task = f"/api/v1/tasks/{entry.job_id}"
         retry = Action(ActionName.RETRY, "POST", f"{task}/retry")
         return [retry, Action(ActionName.DELETE, "DELETE", task), dismiss]
-    if entry.kind is Kind.SETTLEMENT:
+    if entry.kind is AttentionKind.SETTLEMENT:
         return [dismiss]
-    if entry.kind is Kind.PENDING:
+    if entry.kind is AttentionKind.PENDING:
         return [Action(ActionName.REVIVE, "POST", f"{job}/pending/{entry.run_id}/revive"), dismiss]
     if entry.unreadable:
         return [delete]
-    if entry.why is Why.QUARANTINED:
+    if entry.why is AttentionReason.QUARANTINED:
         return [Action(ActionName.RESUME, "POST", f"{owner}/resume"), delete, dismiss]
     run = Action(ActionName.RUN, "POST", f"{job}/run")
     if entry.run_id is None:

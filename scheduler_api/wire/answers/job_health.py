@@ -36,7 +36,7 @@ class KeptRuns(Described):
     duration_ms: Durations | None
 
 
-class HealthOfJob(Described):
+class JobHealth(Described):
     """The health of a job. `health` to `last_failure` are those of the job."""
 
     id: str
@@ -56,7 +56,7 @@ class HealthOfJob(Described):
     kept_runs: KeptRuns
 
 
-def show_health(report: HealthReport, rules: HealthRules) -> HealthOfJob:
+def show_health(report: HealthReport, rules: HealthRules) -> JobHealth:
     """Show the health of a job and the statistics of its kept runs."""
     view, kept = report.view, report.statistics
     facts = view.child_facts
@@ -68,7 +68,7 @@ def show_health(report: HealthReport, rules: HealthRules) -> HealthOfJob:
         for one in units
     ]
     rate, times = kept.success_rate, kept.durations_ms
-    return HealthOfJob(
+    return JobHealth(
         id=view.id,
         status=JobStatus(view.status),
         health=view.health(rules).value,

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta
 from scheduler_api.wire.fields import Cursor, Described, Instant, Maybe, instant
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.usecases.operation_spec import OperationError as Error
-from scheduler_core.usecases.operation_spec import Verb
+from scheduler_core.usecases.operation_spec import OperationVerb
 from scheduler_core.usecases.operations import OperationView
 
 StateOfOperation = Annotated[
@@ -65,7 +65,7 @@ class Operation(Described):
     """An operation on many jobs or runs: what it does, and how far it is."""
 
     id: str
-    verb: Verb
+    verb: OperationVerb
     state: StateOfOperation
     dry_run: bool
     select: Annotated[dict[str, Any], Meta(description="As it was sent.")]

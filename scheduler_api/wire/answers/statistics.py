@@ -28,7 +28,7 @@ class Lateness(Described):
     ]
 
 
-class CountsOfSpan(Described):
+class StatisticsCounts(Described):
     """What all nodes counted."""
 
     runs: Annotated[
@@ -46,7 +46,7 @@ class CountsOfSpan(Described):
     ]
 
 
-class StatisticsBucket(CountsOfSpan):
+class StatisticsBucket(StatisticsCounts):
     """What all nodes counted from one instant to the next."""
 
     start: Instant
@@ -60,7 +60,7 @@ class Statistics(Described):
     end: Annotated[Instant, Meta(description="The end of the last bucket.")]
     step_seconds: int
     lateness_bounds_ms: Annotated[list[float], Meta(description="The upper bounds of the histograms' buckets.")]
-    total: CountsOfSpan
+    total: StatisticsCounts
     buckets: list[StatisticsBucket]
 
 
@@ -87,7 +87,7 @@ def show_statistics(read: Read) -> Statistics:
             )
         )
     missing = sum(one.missing_minutes for one in shown)
-    total = CountsOfSpan(*_counts(read.total, bounds, missing))
+    total = StatisticsCounts(*_counts(read.total, bounds, missing))
     return Statistics(rfc3339(span.from_ms), rfc3339(span.to_ms), span.step_ms // 1000, bounds, total, shown)
 
 

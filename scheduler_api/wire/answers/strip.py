@@ -10,10 +10,10 @@ from scheduler_api.wire.fields import Described, Instant, instant
 from scheduler_core.base.instants import rfc3339
 from scheduler_core.model.run import MissReason, Reason, RunState
 from scheduler_core.plan import strip as plan
-from scheduler_core.plan.strip import Kind, late_by_ms
+from scheduler_core.plan.strip import CellKind, late_by_ms
 
 MESSAGE_SHOWN = 200
-_KINDS = [kind.value for kind in Kind]
+_KINDS = [kind.value for kind in CellKind]
 _REASONS = [*(reason.value for reason in MissReason), "recovery", "backfill", "replay"]
 
 
@@ -85,7 +85,7 @@ class StripCell(Described):
     ]
 
 
-class NotKept(Described):
+class StripGap(Described):
     """The time before the account begins: nothing is known about its fire times. Both bounds belong to it."""
 
     from_: Instant = field(name="from")
@@ -103,7 +103,7 @@ class Strip(Described):
         Instant | None, Meta(description="When the job was created: it has no fire times before. Null: it is deleted.")
     ]
     accounted_from: Instant
-    not_kept: NotKept | None
+    not_kept: StripGap | None
     history_per_job: Annotated[
         int,
         Meta(
@@ -134,7 +134,7 @@ def show_strip(
         rfc3339(strip.now_ms),
         instant(strip.created_ms),
         rfc3339(strip.account.from_ms),
-        None if kept is None else NotKept(rfc3339(kept[0]), rfc3339(kept[1])),
+        None if kept is None else StripGap(rfc3339(kept[0]), rfc3339(kept[1])),
         history_per_job,
         late_after_ms,
         strip.cell_ms,

@@ -55,7 +55,7 @@ class FailedRun(Described):
     error_message: str
 
 
-class ActivityOfTarget(Described):
+class TargetActivity(Described):
     """How a target answered lately. `runs` to `last_failures` are about the examined runs."""
 
     target_id: int
@@ -87,11 +87,11 @@ def show_try(tried: TargetTry, found: FoundRun | None, view: JobView | None, bre
     )
 
 
-def show_statistics(found: TargetStatistics, breakers: list[Breaker]) -> ActivityOfTarget:
+def show_statistics(found: TargetStatistics, breakers: list[Breaker]) -> TargetActivity:
     """Show the statistics of a target."""
     runs, latency = found.runs, found.latency
     rate = runs.success_rate
-    return ActivityOfTarget(
+    return TargetActivity(
         target_id=found.target.id,
         jobs=found.jobs,
         schedules=found.schedules,
