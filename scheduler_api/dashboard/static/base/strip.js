@@ -168,7 +168,7 @@ export function strip(view, jobId) {
     const listed = place.querySelector("details")?.open ?? false;
     const rows = drawRows(answer, chosen, width);
     fill(about, aboutText(answer, rows.each));
-    fill(place, rows.node, legend(answer, rows.gap), rows.gap ? keptText(answer) : null, list(answer, listed));
+    fill(place, rows.node, legend(answer, rows.gap), rows.gap ? keptText(answer) : null, answer.cells.length ? list(answer, listed) : null);
     if (focused) place.querySelector(`[data-at="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   };
   const observer = new ResizeObserver(() => {
