@@ -203,6 +203,16 @@ TASKS = (
 )
 
 
+CALLS: dict[int, list[tuple[str, dict[str, Any]]]] = {
+    -190: [("/jobs:label", {"select": {"label": ["team:reports"]}, "labels": {"owner": "dana"}})],
+    -150: [("/jobs:pause", {"select": {"label": ["team:search"]}, "note": "the index is moved"})],
+    -128: [("/jobs:resume", {"select": {"label": ["team:search"]}})],
+    -5: [("/jobs/warehouse%2Fexport/pause", {"note": "the warehouse moves until Monday"})],
+    0: [("/jobs:pause", {"select": {"label": ["team:warehouse"]}, "note": "the warehouse moves until Monday"})],
+}
+"""What people do with the jobs, by the minutes before the last of it."""
+
+
 class DemoRunners(Runner):
     """Answers as ``TARGETS`` say. With ``clock``, an answer takes simulated time."""
 
@@ -285,6 +295,8 @@ async def live_through_a_day(redis_url: str, *, hours: float = 26) -> None:
                 clock.advance(max(1, minute_ms + step - clock.now))
                 await _quiet(engine, runners, redis, store.keys.due, clock)
             minute_ms += MINUTE_MS
+            for path, body in CALLS.get((minute_ms - finish_ms) // MINUTE_MS, ()):
+                await _send(api, "POST", path, body)
             if minute_ms == finish_ms:
                 await _finish(api, clock.now)
         await redis.aclose()
@@ -338,8 +350,7 @@ async def _add_alerts(api: httpx.AsyncClient) -> None:
 
 
 async def _finish(api: httpx.AsyncClient, now_ms: int) -> None:
-    """Do what people did last: pause a job, and store one-off tasks."""
-    await _send(api, "POST", "/jobs/warehouse%2Fexport/pause", {"note": "the warehouse moves until Monday"})
+    """Store one-off tasks, as people did last."""
     tasks = [{"webhookUrl": url, "executeAt": rfc3339(now_ms - MINUTE_MS)} for url in TASKS]
     later = {"webhookUrl": "https://hooks.example.com/reminder", "executeAt": rfc3339(now_ms + 5 * HOUR_MS)}
     await _send(api, "POST", "/api/v1/tasks", [*tasks, later])

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from playwright.async_api import Page, async_playwright
 
 from scheduler_core.embedded import EmbeddedRedis
+from tests.api.command_line import KEY
 from tests.ui.browser import OPTIONS, PHONE, WIDE, Pages, Theme, program
 from tests.ui.demo import HISTORY, DemoRunners, live_through_a_day
 from tests.ui.server import Server, serving
@@ -33,6 +34,15 @@ SETTLE_MS = 1500
 COLOURS = 256
 
 
+NEW_JOB = (
+    ("Id", "billing/close"),
+    ("Description (optional)", "Close the books of the day"),
+    ("Endpoint", "https://ledger.example.com/close"),
+    ("Time zone (optional)", "America/New_York"),
+    ("Cron expression", "30 3 * * mon-fri"),
+)
+
+
 class Picture(NamedTuple):
     """One picture. ``path`` may name ids of the demo; see ``_path``."""
 
@@ -40,8 +50,10 @@ class Picture(NamedTuple):
     path: str
     width: int = WIDE
     theme: Theme = "light"
-    open: str = ""
-    """A selector to click before the picture is taken."""
+    typed: tuple[tuple[str, str], ...] = ()
+    """What is typed into fields: (label, text)."""
+    with_key: bool = False
+    """From a server with an API key, to which nobody has signed in."""
 
 
 PICTURES = (
@@ -52,44 +64,52 @@ PICTURES = (
     Picture("jobs-phone", "/ui/jobs", PHONE, "dark"),
     Picture("job", "/ui/jobs/shop%2Fstock-sync"),
     Picture("job-phone", "/ui/jobs/shop%2Fstock-sync", PHONE),
-    Picture("new-job", "/ui/jobs/new"),
-    Picture("edit-job", "/ui/jobs/billing%2Finvoices/edit"),
+    Picture("new-job", "/ui/jobs/new", typed=NEW_JOB),
+    Picture("edit-job", "/ui/jobs/billing%2Finvoices/edit", typed=(("Cron expression", "*/5 * * * *"),)),
+    Picture("operations", "/ui/operations"),
+    Picture("operation", "/ui/operations/{operation}"),
     Picture("runs", "/ui/runs"),
     Picture("run", "/ui/runs/{failed_run}"),
     Picture("tasks", "/ui/tasks"),
     Picture("task", "/ui/tasks/task_3"),
     Picture("targets", "/ui/targets"),
     Picture("target", "/ui/targets/1"),
+    Picture("new-target", "/ui/targets/new"),
     Picture("schedules", "/ui/schedules"),
+    Picture("new-schedule", "/ui/schedules/new"),
     Picture("schedule", "/ui/schedules/1"),
     Picture("alerts", "/ui/alerts"),
     Picture("attention", "/ui/attention"),
     Picture("attention-phone", "/ui/attention", PHONE, "dark"),
+    Picture("sign-in", "/ui/sign-in", with_key=True),
 )
 
 
-async def take(server: Server, names: list[str], folder: Path) -> None:
+async def take(server: Server, with_key: Server, names: list[str], folder: Path) -> None:
     """Write the pictures with these names; none: all."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program(), args=OPTIONS)
-        pages = Pages(browser, server.url)
+        by_key = {False: Pages(browser, server.url), True: Pages(browser, with_key.url)}
         for picture in PICTURES:
             if names and picture.name not in names:
                 continue
             height = HEIGHTS[picture.width]
+            pages = by_key[picture.with_key]
             page = await pages.open(
                 _path(server, picture.path), width=picture.width, height=height, theme=picture.theme
             )
             await _shoot(page, picture, folder)
             await pages.close()
         await browser.close()
-    if pages.problems:
-        raise SystemExit("\n".join(pages.problems))
+    if problems := [one for pages in by_key.values() for one in pages.problems]:
+        raise SystemExit("\n".join(problems))
 
 
 async def _shoot(page: Page, picture: Picture, folder: Path) -> None:
-    if picture.open:
-        await page.click(picture.open)
+    for label, text in picture.typed:
+        await page.get_by_label(label, exact=True).fill(text)
+    if picture.typed:
+        await page.evaluate("scrollTo(0, 0)")
     await page.wait_for_timeout(SETTLE_MS)
     if await page.locator("h1", has_text="Page not found").count():
         print(f"{picture.name}: no page at {picture.path}")
@@ -105,6 +125,9 @@ def _path(server: Server, path: str) -> str:
     if "{failed_run}" in path:
         run = server.get(f"/runs?job_id={quote('reports/funnel', safe='')}&state=failed&limit=1")[0]
         path = path.replace("{failed_run}", run["id"])
+    if "{operation}" in path:
+        found = server.get("/operations")["operations"]
+        path = path.replace("{operation}", next(one["id"] for one in found if one["verb"] == "pause"))
     return path
 
 
@@ -207,7 +230,8 @@ def main() -> None:
             with contextlib.suppress(KeyboardInterrupt):
                 time.sleep(1e9)
         else:
-            asyncio.run(take(server, options.names, options.to))
+            with_key = stack.enter_context(serving(url, keys=(KEY,), node=False, history=HISTORY))
+            asyncio.run(take(server, with_key, options.names, options.to))
 
 
 if __name__ == "__main__":
