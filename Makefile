@@ -145,20 +145,20 @@ $(VENV)/.python:
 	touch $@
 
 $(VENV)/.installer: requirements-installer.lock | $(VENV)/.python
-	-$(PIP) install --quiet --require-hashes -r requirements-installer.lock
+	-@$(PIP) install --quiet --require-hashes -r requirements-installer.lock
 	@touch $@
 
 $(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml | $(VENV)/.installer
 	@echo "==> installing the dependencies of Cronpost (once)"
-	$(call INSTALL,-r requirements.lock -r requirements-build.lock)
+	@$(call INSTALL,-r requirements.lock -r requirements-build.lock)
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.mutation: requirements-mutation.lock $(VENV)/.development
-	$(call INSTALL,-r requirements-mutation.lock)
+	@$(call INSTALL,-r requirements-mutation.lock)
 	@touch $@
 
 $(VENV)/.development: requirements-dev.lock $(VENV)/.runtime
 	@echo "==> installing the dependencies of its development (once)"
-	$(call INSTALL,-r requirements-dev.lock)
+	@$(call INSTALL,-r requirements-dev.lock)
 	@touch $@
