@@ -8,10 +8,43 @@ from urllib.parse import quote
 
 from playwright.async_api import expect
 
-from tests.ui.browser import PHONE, Pages, overflow
+from tests.ui.browser import PHONE, Pages, imported, overflow
 from tests.ui.server import Server
 
 HOSTILE = '<img src=x onerror="document.title=1"> \u202eevil\u05d0'
+PAGED = """async () => {
+  const { pagedList } = await %s;
+  const results = [];
+  for (const keeps of [undefined, (row, first) => row.id < first.at(-1).id]) {
+    let [top, reads] = [9, []]; // ids from the top to 1, in pages of three
+    const read = async (cursor) => {
+      reads.push(cursor);
+      const from = cursor ?? top;
+      const rows = [from, from - 1, from - 2].filter((id) => id > 0).map((id) => ({ id }));
+      return { rows, next: from > 3 ? from - 3 : null };
+    };
+    const table = () => ({ node: document.createElement("div"), update() {} });
+    const list = pagedList({ read, table, more: "More", keeps });
+    const more = async () => {
+      const button = list.node.querySelector("button");
+      button.click();
+      while (button.disabled) await new Promise((resolve) => setTimeout(resolve));
+    };
+    const note = () => results.push([list.rows().map((row) => row.id).join(" "), reads.join(" ")]) && (reads = []);
+    await list.refresh();
+    await more();
+    note();
+    top = 10; // a new row
+    await list.refresh();
+    note();
+    top = 20; // more new rows than a page has
+    await list.refresh();
+    note();
+    await Promise.all([list.refresh(), list.restart()]);
+    note();
+  }
+  return results;
+}"""
 RUN = re.compile(r"/ui/runs/[0-9A-Z]{26}$")
 
 
@@ -50,6 +83,20 @@ async def test_the_list_follows_the_runs_and_its_filters_are_in_the_address(page
     await rows.filter(has_text="l/bad").get_by_role("button", name="Run again").click()
     await expect(rows.filter(has_text="l/bad")).to_have_count(2)
     await expect(rows.filter(has_text="l/bad").filter(has_text="Replayed")).to_have_count(1)
+
+
+async def test_lists_read_their_pages_again_or_only_the_first_one(pages: Pages) -> None:
+    page = await pages.open("/ui/runs")
+    assert await page.evaluate(PAGED % imported("base/paged_list.js")) == [
+        ["9 8 7 6 5 4", "  6"],
+        ["10 9 8 7 6 5", " 7"],
+        ["20 19 18 17 16 15", " 17"],
+        ["20 19 18", " "],
+        ["9 8 7 6 5 4", " 6"],
+        ["10 9 8 7 6 5 4", ""],
+        ["20 19 18 17 16 15", " 17"],
+        ["20 19 18", " "],
+    ]
 
 
 async def test_failed_runs_of_a_filter_run_again_after_a_count(pages: Pages, server: Server) -> None:

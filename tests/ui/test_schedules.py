@@ -34,6 +34,7 @@ async def test_a_schedule_is_created_run_paused_changed_and_deleted(pages: Pages
     await expect(page.locator("#main tbody tr")).to_contain_text("Succeeded")
     await page.get_by_role("button", name="Pause").click()
     await expect(page.locator("h1")).to_contain_text("Paused")
+    await expect(page.locator(".callout")).to_contain_text("Paused since")
     listed = await pages.open("/ui/schedules?status_filter=PAUSED", width=PHONE, theme="dark")
     assert await overflow(listed) <= 0
     await listed.get_by_role("button", name="Resume").click()

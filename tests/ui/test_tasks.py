@@ -39,6 +39,12 @@ async def test_stale_tasks_are_called_again_and_the_settings_are_changed(pages: 
     server.post("/api/v1/tasks", [{"webhookUrl": URL, "executeAt": "2026-01-01T00:00:00Z"}] * 2)
     await expect(rows.filter(has_text="Stale")).to_have_count(3)
 
+    before = await rows.first.bounding_box()
+    await page.get_by_role("checkbox", name="Select task_1").check()
+    await expect(page.get_by_role("region", name="Selected tasks")).to_contain_text("1 task selected")
+    assert await rows.first.bounding_box() == before, "the rows do not move"
+    await page.get_by_role("button", name="Clear").click()
+
     await rows.filter(has_text="task_1").get_by_role("link").click()
     await expect(page.get_by_role("region", name="Body of the answer")).to_contain_text("<img src=x>")
     assert "s3cret" not in await page.locator("#main").inner_text()

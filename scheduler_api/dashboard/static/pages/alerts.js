@@ -81,7 +81,7 @@ export async function show(view) {
       label: "Alarming now",
       columns: [
         { key: "job", title: "Job", phone: "title", width: "45%", render: (one) => bdi(one.job_id) },
-        { key: "on", title: "Condition", render: (one) => element("span", { class: "row-actions" }, [...new Set(one.alarms.map((alarm) => alarm.on))].map(condition)) },
+        { key: "on", title: "Condition", render: (one) => element("span", { class: "row tight" }, [...new Set(one.alarms.map((alarm) => alarm.on))].map(condition)) },
         { key: "rule", title: "Rule", width: "35%", render: (one) => [...new Set(one.alarms.map((alarm) => alarm.rule_name))].map((name, index) => [index ? ", " : "", bdi(name)]) },
         { key: "since", title: "Since", align: "right", render: (one) => ago(one.alarms.map((alarm) => alarm.since).sort()[0]) },
       ],

@@ -60,7 +60,7 @@ export async function show(view) {
       label: "What needs attention",
       columns: [
         { key: "reason", title: "Reason", render: (entry) => badge(entry.reason, { title: KINDS[entry.kind] }) },
-        { key: "job", title: "Job or task", phone: "title", width: "30%", render: (entry) => bdi(entry.job_id) },
+        { key: "job", title: "Job or task", phone: "title", width: "30%", render: (entry) => element("span", { class: "cell-detail", title: entry.job_id }, bdi(entry.job_id)) },
         { key: "detail", title: "What happened", phone: "wide", width: "40%", render: (entry) => element("span", { class: "stack tight" }, element("span", { class: "cell-detail", title: entry.detail }, entry.run_id ? link(`/ui/runs/${entry.run_id}`, bdi(entry.detail || "Show the run")) : bdi(entry.detail || "–")), labels(entry)) },
         { key: "since", title: "Since", render: (entry) => ago(entry.since) },
         { key: "actions", title: "Actions", bare: true, align: "right", render: (entry) => actions(entry) },

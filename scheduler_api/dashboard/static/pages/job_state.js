@@ -12,7 +12,7 @@ import { button } from "../base/view.js";
  * @param {object} job as GET /jobs/{id} answers it
  * @param {object|null} health as GET /jobs/{id}/health answers it
  * @param {object[]} open its open runs, as GET /runs answers them
- * @param {{resume, retry, replay, refresh: () => void, signal}} act
+ * @param {{resume, retry, replay?, refresh: () => void, signal}} act
  * @returns {Node[]}
  */
 export function stateOf(job, health, open, act) {
@@ -59,7 +59,7 @@ function unwell(job, health, act) {
     return callout("bad", text,
       failure ? link("/ui" + path("runs", failure.run_id), "Why") : null,
       failure ? button("Run it again", () => act.retry(failure.run_id)) : null,
-      job.consecutive_failures > 1 ? button("Replay the failed runs…", act.replay) : null);
+      act.replay && job.consecutive_failures > 1 ? button("Replay the failed runs…", act.replay) : null);
   }
   if (job.health === "stuck") return callout("warn", fragment(element("strong", {}, "Stuck"), health?.stuck_since ? fragment(" since ", time(health.stuck_since), " (", ago(health.stuck_since), ")") : null, ": its run takes far longer than usual. Look at the runner, or cancel the run."));
   // What holds the run back is said below; that it is late follows from it.

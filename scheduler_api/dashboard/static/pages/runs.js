@@ -76,7 +76,7 @@ export function runList(view, { query, empty: none, hide = [], jobs, limit = PAG
 function columns(view, refresh) {
   return [
     { key: "state", title: "State", render: (run) => badge(run.state) },
-    { key: "job", title: "Job", phone: "title", width: "30%", render: (run) => bdi(nameOf(run.job_id)) },
+    { key: "job", title: "Job", phone: "title", width: "30%", render: (run) => element("span", { class: "cell-detail", title: nameOf(run.job_id) }, bdi(nameOf(run.job_id))) },
     { key: "started", title: "Started", render: (run) => (run.started_at ? element("span", {}, time(run.started_at), " ", element("span", { class: "soft" }, ago(run.started_at))) : element("span", { class: "soft" }, "Not yet")) },
     { key: "late", title: "Lateness", align: "right", phone: "hide", render: (run) => duration(run.lateness_ms) },
     { key: "duration", title: "Duration", align: "right", render: (run) => duration(runDuration(run)) },
@@ -104,7 +104,7 @@ function filters(view) {
   const chooser = (name, text, options) =>
     field(text, select([["", "Any"], ...options], { value: query.get(name) ?? "", onchange: (event) => apply({ [name]: event.target.value }) }));
   const moment = (name, text) =>
-    field(text, element("input", { type: "datetime-local", step: 1, value: localInput(query.get(name), { seconds: true }), onchange: (event) => apply({ [name]: event.target.value ? new Date(event.target.value).toISOString() : null }) }));
+    field(text, element("input", { type: "datetime-local", value: localInput(query.get(name), { seconds: true }), onchange: (event) => apply({ [name]: event.target.value ? new Date(event.target.value).toISOString() : null }) }));
   const job = element("input", { type: "search", value: query.get("job_id") ?? "", placeholder: "Exact id", autocomplete: "off", spellcheck: "false", onchange: (event) => apply({ job_id: event.target.value.trim(), schedule_id: null }) });
   // Several labels can be in the address; the field shows them, and replaces all by one.
   const known = element("datalist", { id: "known-labels" });

@@ -5,8 +5,10 @@ import { badge } from "../base/badge.js";
 import { attempt, confirm } from "../base/dialog.js";
 import { bdi, copyable, element, facts, fragment, link } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
+import { retryRun } from "../base/run.js";
 import { count, duration, percent, time, until } from "../base/time.js";
 import { button, page, section } from "../base/view.js";
+import { stateOf } from "./job_state.js";
 import { runList } from "./runs.js";
 
 export const styles = ["runs.css"];
@@ -21,27 +23,33 @@ export async function show(view) {
   let shown = "";
   const read = async () => {
     const schedule = await get(at, { signal });
-    const [target, health] = await Promise.all([
+    const [target, health, job] = await Promise.all([
       get(path("targets", schedule.target_id), { signal }).catch(() => null),
       get(path("jobs", schedule.job_id, "health"), { signal }).catch(() => null),
+      get(path("jobs", schedule.job_id), { signal }).catch(() => null),
     ]);
-    return { schedule, target, health };
+    return { schedule, target, health, job };
   };
-  const draw = ({ schedule, target, health }) => {
+  const draw = ({ schedule, target, health, job }) => {
+    const resume = () => act(() => send("POST", `${at}/resume`, undefined, { signal }), "Resumed on its old grid.");
+    const isQuarantined = job?.status === "quarantined"; // the API of schedules calls it paused
     const body = page(view, {
-      title: fragment(bdi(schedule.name), " ", badge(schedule.status.toLowerCase())),
+      title: fragment(bdi(schedule.name), " ", badge(isQuarantined ? "quarantined" : schedule.status.toLowerCase())),
       name: schedule.name,
       crumbs: [["Schedules", "/ui/schedules"]],
       about: schedule.next_fire_time ? fragment("Fires ", until(schedule.next_fire_time)) : schedule.status === "STOPPED" ? "Its window is over: it does not fire again." : "It does not fire by itself now.",
       actions: [
         button("Run now", () => act(() => send("POST", path("jobs", schedule.job_id, "run"), {}, { signal }), "A run was requested."), { kind: schedule.status === "PAUSED" ? "" : "primary" }),
         schedule.status === "ACTIVE" ? button("Pause", () => act(() => send("POST", `${at}/pause`, undefined, { signal }), "Paused. Fire times are recorded as misses.")) : null,
-        schedule.status === "PAUSED" ? button("Resume", () => act(() => send("POST", `${at}/resume`, undefined, { signal }), "Resumed on its old grid."), { kind: "primary" }) : null,
+        schedule.status === "PAUSED" ? button("Resume", resume, { kind: "primary" }) : null,
         element("a", { class: "button", href: `/ui/schedules/${schedule.id}/edit` }, "Edit"),
         button("Delete", () => remove(schedule), { kind: "danger" }),
       ].filter(Boolean),
     });
     const kept = health?.kept_runs;
+    // Open runs are in the list below; named here too, they would move the page at each fire time.
+    const why = job ? stateOf({ ...job, open_run: null, open_runs: [] }, health, [], { resume, retry: async (id) => (await retryRun({ id }, { signal })) && refresh(), refresh, signal }) : [];
+    if (why.length) body.append(element("div", { class: "stack" }, why));
     body.append(
       element("div", { class: "columns panel summary" },
         facts([
