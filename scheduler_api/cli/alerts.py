@@ -59,6 +59,7 @@ def rules(server: Server, add: BinaryIO | None, preview: bool, deleted: tuple[in
     answer = server.ask("GET", "/alerts/rules")
     if not server.as_json:
         table(("ID", "NAME", "ON", "JOBS", "CHANNELS", "STATE"), [_rule_row(one) for one in answer["rules"]])
+    _show_faults(answer)
 
 
 @alerts.command(epilog=EXIT_CODES)
@@ -71,6 +72,7 @@ def channels(server: Server, add: BinaryIO | None, deleted: tuple[int, ...]) -> 
     answer = server.ask("GET", "/alerts/channels")
     if not server.as_json:
         table(("ID", "NAME", "KIND", "TO"), [_channel_row(one) for one in answer["channels"]])
+    _show_faults(answer)
 
 
 def _change(server: Server, what: str, add: BinaryIO | None, deleted: tuple[int, ...]) -> bool:
@@ -115,6 +117,12 @@ def test(server: Server, channel: int) -> None:
         click.echo(f"{'sent' if answer['sent'] else 'not sent'}: {printable(answer['detail'])}")
     if not answer["sent"]:
         sys.exit(1)
+
+
+def _show_faults(answer: dict[str, Any]) -> None:
+    """Write to standard error which rules and channels the server cannot read."""
+    for fault in answer.get("faults", ()):
+        click.echo(printable(fault), err=True)
 
 
 def _rule_row(one: dict[str, Any]) -> tuple[str, ...]:
