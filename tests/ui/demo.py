@@ -204,7 +204,7 @@ TASKS = (
 
 
 CALLS: dict[int, list[tuple[str, dict[str, Any]]]] = {
-    -190: [("/jobs:label", {"select": {"label": ["team:reports"]}, "labels": {"owner": "dana"}})],
+    -190: [("/jobs:label", {"select": {"label": ["team:crm"]}, "labels": {"owner": "dana"}})],
     -150: [("/jobs:pause", {"select": {"label": ["team:search"]}, "note": "the index is moved"})],
     -128: [("/jobs:resume", {"select": {"label": ["team:search"]}})],
     -5: [("/jobs/warehouse%2Fexport/pause", {"note": "the warehouse moves until Monday"})],

@@ -357,10 +357,11 @@ function totals(answer) {
 /** Say why the time before the history begins is not drawn, and how to keep more. */
 function keptText(answer) {
   const settled = Object.entries(totals(answer)).reduce((sum, [kind, number]) => (OPEN.has(kind) ? sum : sum + number), 0);
+  const begin = time(answer.not_kept.to, { date: "always" });
   const why = settled >= answer.history_per_job
-    ? [`the history keeps the last ${plural(answer.history_per_job, "run")} and misses of a job (setting `, element("code", {}, "CRONPOST_HISTORY_PER_JOB"), ")"]
-    : ["the history is limited in number, age and size"];
-  return element("p", { class: "soft strip-kept" }, "Fire times before ", time(answer.not_kept.to, { date: "always" }), " are not kept: ", why, ". ",
+    ? ["Fire times before ", begin, ` are not kept: the history keeps the last ${plural(answer.history_per_job, "run")} and misses of a job (setting `, element("code", {}, "CRONPOST_HISTORY_PER_JOB"), "). "]
+    : ["No record reaches back before ", begin, ". Earlier fire times, if there were any, are not kept: the history is limited in number, age and size. "];
+  return element("p", { class: "soft strip-kept" }, why,
     element("a", { href: "/docs#get-jobs-job-id-strip" }, "How to keep more"));
 }
 

@@ -111,7 +111,7 @@ export async function pause(job, { signal }) {
   const answer = await ask({
     title: "Pause this job?",
     signal,
-    fields: [explain("It fires nothing while it is paused; these fire times are recorded as missed (paused) and are not caught up. An open run ends. Run now still works."), note, preset, custom],
+    fields: [explain("It fires nothing while it is paused; these fire times are recorded as missed (paused) and are not caught up. An open run continues until it ends. Run now still works."), note, preset, custom],
     action: "Pause",
     send: () => {
       const chosen = preset.input.value;
