@@ -57,7 +57,7 @@ from scheduler_api.wire.answers.alerts import (
 from scheduler_api.wire.json_body import Fields, read_object
 from scheduler_core.base.errors import InvalidInput
 from scheduler_core.delivery.base import always
-from scheduler_core.model.alerts import MAX_CHANNELS, MAX_RULES, Channel, Message, On, Rule
+from scheduler_core.model.alerts import MAX_CHANNELS, MAX_RULES, AlertCondition, Channel, Message, Rule
 from scheduler_core.model.run import random_run_id
 
 MAX_BODY = 65_536
@@ -192,7 +192,7 @@ async def test_channel(request: Request) -> Response:
     async with context.store_slot():
         channel = await context.alerts.channel(_path_number(request, "channel_id"))
     now_ms, started = context.clock.now_ms(), context.clock.monotonic()
-    message = Message(f"msg_{random_run_id(now_ms)}", 0, "Cronpost", channel.id, On.FAILURE, now_ms, now_ms)
+    message = Message(f"msg_{random_run_id(now_ms)}", 0, "Cronpost", channel.id, AlertCondition.FAILURE, now_ms, now_ms)
     async with context.sending:
         result = await context.notifier().send(channel, message, always)
     latency_ms = (context.clock.monotonic() - started) * 1000

@@ -27,12 +27,12 @@ from scheduler_core.model.alerts import (
     MAX_FAILURES,
     MOST_MS,
     UNPLANNED,
+    AlertCondition,
     Channel,
     ChannelKind,
-    On,
     Rule,
-    Security,
     Smtp,
+    SmtpSecurity,
 )
 from scheduler_core.model.job import MAX_LABELS
 from scheduler_core.model.kept_secrets import kept_keys, mask_password
@@ -46,7 +46,7 @@ _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 _MOST_SECONDS = MOST_MS // 1000
 
 RuleName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, description="For people; printable text.")]
-Conditions = Annotated[list[On], Meta(min_length=1, description="What is reported; see docs/alerts.md.")]
+Conditions = Annotated[list[AlertCondition], Meta(min_length=1, description="What is reported; see docs/alerts.md.")]
 Channels = Annotated[list[int], Meta(min_length=1, max_length=MAX_CHANNELS_OF_RULE, description="Ids of channels.")]
 Labels = Annotated[
     dict[str, str | None],
@@ -197,8 +197,8 @@ def patched(shown: Mapping[str, Any], patch: Fields, known: tuple[str, ...]) -> 
 def rule_of(fields: Fields) -> Rule:
     """Read a rule. Raises InvalidInput with the field."""
     name = _name_of(fields)
-    allowed = ", ".join(On)
-    on: list[On] = required(fields, "on", list[On], f"an array of one or more of {allowed}")
+    allowed = ", ".join(AlertCondition)
+    on: list[AlertCondition] = required(fields, "on", list[AlertCondition], f"an array of one or more of {allowed}")
     if not on or len(set(on)) < len(on):
         raise InvalidInput(f"on must be an array of one or more of {allowed}, none twice", field="on")
     most = f"an array of 1 to {MAX_CHANNELS_OF_RULE} ids of channels"
@@ -215,6 +215,9 @@ def rule_of(fields: Fields) -> Rule:
     enabled = True
     if is_given(fields, "enabled"):
         enabled = required(fields, "enabled", bool, "true or false")
+    least_late, least_quiet = LEAST_LATE_MS // 1000, LEAST_NO_SUCCESS_MS // 1000
+    late_seconds = _needed(fields, "late_after_seconds", least_late, _MOST_SECONDS, on, AlertCondition.LATE)
+    quiet_seconds = _needed(fields, "no_success_seconds", least_quiet, _MOST_SECONDS, on, AlertCondition.NO_SUCCESS)
     return Rule(
         0,
         name,
@@ -223,10 +226,10 @@ def rule_of(fields: Fields) -> Rule:
         _labels_of(fields),
         enabled,
         _whole(fields, "after_failures", 1, MAX_FAILURES, default=1),
-        _needed(fields, "pause_after_failures", 1, MAX_FAILURES, on, On.AUTO_PAUSE),
+        _needed(fields, "pause_after_failures", 1, MAX_FAILURES, on, AlertCondition.AUTO_PAUSE),
         reasons,
-        1000 * _needed(fields, "late_after_seconds", LEAST_LATE_MS // 1000, _MOST_SECONDS, on, On.LATE),
-        1000 * _needed(fields, "no_success_seconds", LEAST_NO_SUCCESS_MS // 1000, _MOST_SECONDS, on, On.NO_SUCCESS),
+        1000 * late_seconds,
+        1000 * quiet_seconds,
         1000 * _whole(fields, "group_seconds", 0, MAX_GROUP_SECONDS, default=30),
     )
 
@@ -259,7 +262,7 @@ def _whole(fields: Fields, name: str, low: int, high: int, *, default: int) -> i
     return value
 
 
-def _needed(fields: Fields, name: str, low: int, high: int, on: list[On], condition: On) -> int:
+def _needed(fields: Fields, name: str, low: int, high: int, on: list[AlertCondition], condition: AlertCondition) -> int:
     """Read a number that one condition requires; 0 if it is not given."""
     value = _whole(fields, name, low, high, default=0)
     if condition in on and not value:
@@ -324,9 +327,9 @@ def _email_of(fields: Fields, guard: AddressGuard, channel: Channel, stored: Cha
         port = required(parts, "port", int, "a port from 1 to 65535", path="smtp.")
         if not 1 <= port <= 65535:
             raise InvalidInput("smtp.port must be a port from 1 to 65535", field="smtp.port")
-    security = Security.STARTTLS
+    security = SmtpSecurity.STARTTLS
     if is_given(parts, "security"):
-        security = required(parts, "security", Security, f"one of {', '.join(Security)}", path="smtp.")
+        security = required(parts, "security", SmtpSecurity, f"one of {', '.join(SmtpSecurity)}", path="smtp.")
     texts = {}
     for name in ("username", "password"):
         texts[name] = ""
@@ -344,7 +347,7 @@ def _email_of(fields: Fields, guard: AddressGuard, channel: Channel, stored: Cha
         smtp = replace(smtp, password=before.password)
     if bool(smtp.username) != bool(smtp.password):
         raise InvalidInput("smtp.username and smtp.password go together", field="smtp.password")
-    if smtp.password and security is Security.NONE:
+    if smtp.password and security is SmtpSecurity.NONE:
         raise InvalidInput("a password is sent over TLS only: use starttls or tls", field="smtp.security")
     refusal = guard.check_host(host, port)
     if refusal is not None:

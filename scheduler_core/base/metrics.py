@@ -196,7 +196,7 @@ class Metrics:
             "cronpost_events_dropped_total", "Events not sent to a listener because it was too slow.", registry=r
         )
         self.alerts = Counter(
-            "cronpost_alerts_total",
+            "cronpost_alert_attempts_total",
             "Attempts to send messages of alerts, by kind of channel: sent, retried (tried again later) or failed.",
             ["channel", "result"],
             registry=r,

@@ -15,7 +15,7 @@ import msgspec
 from scheduler_core.model.run import MissReason
 
 
-class On(StrEnum):
+class AlertCondition(StrEnum):
     """What a rule reports."""
 
     FAILURE = "failure"
@@ -33,7 +33,7 @@ class On(StrEnum):
     """The rule paused the job after ``pause_after_failures`` failures in a row."""
 
 
-LASTING = (On.FAILURE, On.LATE, On.NO_SUCCESS, On.QUARANTINE)
+LASTING = (AlertCondition.FAILURE, AlertCondition.LATE, AlertCondition.NO_SUCCESS, AlertCondition.QUARANTINE)
 """Conditions that last until something ends them."""
 PLANNED = frozenset({MissReason.PAUSED, MissReason.HELD, MissReason.REPLACED, MissReason.QUARANTINED})
 """Reasons of misses that follow from a decision or a quarantine. A rule reports them only if it names them."""
@@ -57,7 +57,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: int
     name: str
-    on: tuple[On, ...]
+    on: tuple[AlertCondition, ...]
     channels: tuple[int, ...]
     labels: Mapping[str, str | None] = {}
     """The job must have all of them; None: with any value. Empty: all jobs."""
@@ -103,7 +103,7 @@ class ChannelKind(StrEnum):
     EMAIL = "email"
 
 
-class Security(StrEnum):
+class SmtpSecurity(StrEnum):
     """How a connection to an SMTP server is encrypted."""
 
     STARTTLS = "starttls"
@@ -116,7 +116,7 @@ class Smtp(msgspec.Struct, frozen=True, omit_defaults=True):
 
     host: str
     port: int = 587
-    security: Security = Security.STARTTLS
+    security: SmtpSecurity = SmtpSecurity.STARTTLS
     username: str = ""
     password: str = ""
     """A secret."""
@@ -188,7 +188,7 @@ class Alarm(msgspec.Struct, frozen=True, array_like=True):
     """A condition of a rule that applies to a job now and was reported."""
 
     rule: int
-    on: On
+    on: AlertCondition
     since_ms: int
     """When it began. Of ``miss``: when it was reported."""
     count: int = 0
@@ -217,7 +217,7 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
     """One change of a rule and a job, to be reported."""
 
     rule: int
-    on: On
+    on: AlertCondition
     job_id: str
     at_ms: int
     text: str
@@ -255,7 +255,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     rule: int
     rule_name: str
     channel: int
-    on: On
+    on: AlertCondition
     created_at_ms: int
     next_ms: int
     """The earliest instant of the next attempt."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from scheduler_core.model.alerts import JOBS_NAMED, Book, Finding, Mention, Message, MessageState, On
+from scheduler_core.model.alerts import JOBS_NAMED, AlertCondition, Book, Finding, Mention, Message, MessageState
 
 FIRST_DELAY_MS: Final = 5_000
 LONGEST_DELAY_MS: Final = 600_000
@@ -23,7 +23,7 @@ GIVE_UP_MS: Final = 86_400_000
 TRIES_WHEN_REFUSED: Final = 6
 """From this attempt on, a refusal ends the message as failed. The first six take about two and a half minutes."""
 
-Key = tuple[int, int, On]
+Key = tuple[int, int, AlertCondition]
 """Rule, channel and condition: the messages among which findings are grouped."""
 
 

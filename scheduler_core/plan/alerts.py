@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from scheduler_core.base.instants import rfc3339
-from scheduler_core.model.alerts import LASTING, MISS_QUIET_MS, Alarm, Finding, JobAlerts, On, Rule
+from scheduler_core.model.alerts import LASTING, MISS_QUIET_MS, Alarm, AlertCondition, Finding, JobAlerts, Rule
 from scheduler_core.model.downtime import Downtime
 from scheduler_core.model.health import FAILED, counts, due_since_ms
 from scheduler_core.model.job_state import JobState
@@ -192,7 +192,7 @@ class _Examination:
         self._pause: PauseOrder | None = None
         self._looks: list[int] = []
         self._paused = facts.state.paused_at_ms is not None
-        self._watched = any(On.NO_SUCCESS in rule.on for rule in rules)
+        self._watched = any(AlertCondition.NO_SUCCESS in rule.on for rule in rules)
 
     # ---- the history ------------------------------------------------------------------------------------------------
 
@@ -221,11 +221,11 @@ class _Examination:
         for rule in self._rules:
             if entry.at_ms < rule.since_ms:
                 continue
-            if On.FAILURE in rule.on and self._failures == rule.after_failures:
-                self._raise(rule, On.FAILURE, self._failing_since_ms)
-                self._find(rule, On.FAILURE, entry.at_ms, row, entry.run_id)
+            if AlertCondition.FAILURE in rule.on and self._failures == rule.after_failures:
+                self._raise(rule, AlertCondition.FAILURE, self._failing_since_ms)
+                self._find(rule, AlertCondition.FAILURE, entry.at_ms, row, entry.run_id)
             if (
-                On.AUTO_PAUSE in rule.on
+                AlertCondition.AUTO_PAUSE in rule.on
                 and rule.pause_after_failures > 0
                 and self._failures % rule.pause_after_failures == 0
                 and self._pause is None
@@ -235,37 +235,45 @@ class _Examination:
     def _succeeded(self, entry: Seen) -> None:
         if self._failures:
             for rule in self._rules:
-                alarm = self._alarms.pop((rule.id, On.FAILURE), None)
-                reported = alarm is not None or self._failures >= (rule.after_failures if On.FAILURE in rule.on else 1)
-                if On.RECOVERY in rule.on and reported and entry.at_ms >= rule.since_ms:
+                alarm = self._alarms.pop((rule.id, AlertCondition.FAILURE), None)
+                reported = alarm is not None or self._failures >= (
+                    rule.after_failures if AlertCondition.FAILURE in rule.on else 1
+                )
+                if AlertCondition.RECOVERY in rule.on and reported and entry.at_ms >= rule.since_ms:
                     text = f"succeeded after {in_a_row(self._failures)}"
-                    self._find(rule, On.RECOVERY, entry.at_ms, text, entry.run_id, ended=On.FAILURE)
+                    self._find(
+                        rule, AlertCondition.RECOVERY, entry.at_ms, text, entry.run_id, ended=AlertCondition.FAILURE
+                    )
         self._failures, self._failing_since_ms, self._pause = 0, 0, None
 
     def _missed(self, entry: Seen) -> None:
         for rule in self._rules:
-            if On.MISS not in rule.on or entry.reason not in rule.miss_reasons or entry.at_ms < rule.since_ms:
+            if (
+                AlertCondition.MISS not in rule.on
+                or entry.reason not in rule.miss_reasons
+                or entry.at_ms < rule.since_ms
+            ):
                 continue
-            alarm = self._alarms.get((rule.id, On.MISS))
+            alarm = self._alarms.get((rule.id, AlertCondition.MISS))
             if alarm is None:
-                self._alarms[rule.id, On.MISS] = Alarm(rule.id, On.MISS, self._now_ms)
-                self._find(rule, On.MISS, entry.at_ms, entry.text)
+                self._alarms[rule.id, AlertCondition.MISS] = Alarm(rule.id, AlertCondition.MISS, self._now_ms)
+                self._find(rule, AlertCondition.MISS, entry.at_ms, entry.text)
             else:
-                self._alarms[rule.id, On.MISS] = replace(alarm, count=alarm.count + entry.count)
+                self._alarms[rule.id, AlertCondition.MISS] = replace(alarm, count=alarm.count + entry.count)
 
     def end_quiet_times(self) -> None:
         """Report the misses that were counted while the rule was quiet about the job."""
         for rule in self._rules:
-            alarm = self._alarms.get((rule.id, On.MISS))
+            alarm = self._alarms.get((rule.id, AlertCondition.MISS))
             if alarm is None:
                 continue
             end_ms = alarm.since_ms + MISS_QUIET_MS
             if self._now_ms >= end_ms:
-                del self._alarms[rule.id, On.MISS]
+                del self._alarms[rule.id, AlertCondition.MISS]
                 if alarm.count:
-                    self._alarms[rule.id, On.MISS] = Alarm(rule.id, On.MISS, self._now_ms)
+                    self._alarms[rule.id, AlertCondition.MISS] = Alarm(rule.id, AlertCondition.MISS, self._now_ms)
                     text = f"{alarm.count} more fire times were missed since {rfc3339(alarm.since_ms)}"
-                    self._find(rule, On.MISS, self._now_ms, text)
+                    self._find(rule, AlertCondition.MISS, self._now_ms, text)
                     self._looks.append(self._now_ms + MISS_QUIET_MS)
             else:
                 self._looks.append(end_ms)
@@ -277,38 +285,38 @@ class _Examination:
         if self._before.paused and not self._paused:
             self._before = replace(self._before, resumed_ms=self._now_ms)
         for rule in self._rules:
-            if On.LATE in rule.on:
+            if AlertCondition.LATE in rule.on:
                 self._late(rule)
-            if On.NO_SUCCESS in rule.on:
+            if AlertCondition.NO_SUCCESS in rule.on:
                 self._no_success(rule)
-            if On.QUARANTINE in rule.on:
+            if AlertCondition.QUARANTINE in rule.on:
                 self._quarantine(rule)
 
     def _late(self, rule: Rule) -> None:
-        state, key = self._facts.state, (rule.id, On.LATE)
+        state, key = self._facts.state, (rule.id, AlertCondition.LATE)
         due_ms = due_since_ms(state, self._facts.lease, paused=self._facts.paused_by_all)
         if due_ms is None or (due_ms > self._now_ms):
-            self._lower(rule, On.LATE, "is no longer late")
+            self._lower(rule, AlertCondition.LATE, "is no longer late")
             return
         ends = [one.until_ms for one in self._facts.downtimes]
         ends += [one.end_ms for one in self._facts.pauses if one.end_ms is not None]
         limit_ms = max(due_ms, rule.since_ms, *(end for end in (0, *ends) if end <= self._now_ms)) + rule.late_after_ms
         alarm = self._alarms.get(key)
         if self._now_ms <= limit_ms and (alarm is None or alarm.since_ms != due_ms):
-            self._lower(rule, On.LATE, "is no longer late")  # another fire time is due since
+            self._lower(rule, AlertCondition.LATE, "is no longer late")  # another fire time is due since
             self._looks.append(limit_ms + 1)
             return
         if alarm is None:
             waits = "" if state.held_back is None else f" ({state.held_back.shown_reason.value})"
-            self._raise(rule, On.LATE, due_ms)
-            self._find(rule, On.LATE, self._now_ms, f"due since {rfc3339(due_ms)} and not started{waits}")
+            self._raise(rule, AlertCondition.LATE, due_ms)
+            self._find(rule, AlertCondition.LATE, self._now_ms, f"due since {rfc3339(due_ms)} and not started{waits}")
         self._looks.append(self._now_ms + LATE_AGAIN_MS)
 
     def _no_success(self, rule: Rule) -> None:
-        facts, key = self._facts, (rule.id, On.NO_SUCCESS)
+        facts, key = self._facts, (rule.id, AlertCondition.NO_SUCCESS)
         alarm = self._alarms.get(key)
         if alarm is not None and facts.success_ms is not None and facts.success_ms > alarm.since_ms:
-            self._lower(rule, On.NO_SUCCESS, "succeeded again")
+            self._lower(rule, AlertCondition.NO_SUCCESS, "succeeded again")
             alarm = None
         if self._paused or facts.completed:
             return
@@ -323,36 +331,38 @@ class _Examination:
         text = f"no success since {rfc3339(since or facts.created_at_ms)}"
         if since is None:
             text = f"no success since the job was created at {rfc3339(facts.created_at_ms)}"
-        self._raise(rule, On.NO_SUCCESS, since or facts.created_at_ms)
-        self._find(rule, On.NO_SUCCESS, self._now_ms, text)
+        self._raise(rule, AlertCondition.NO_SUCCESS, since or facts.created_at_ms)
+        self._find(rule, AlertCondition.NO_SUCCESS, self._now_ms, text)
         self._looks.append(self._now_ms + LOOK_AGAIN_MS)
 
     def _quarantine(self, rule: Rule) -> None:
         why = self._facts.quarantine
         if why is None:
-            self._lower(rule, On.QUARANTINE, "is no longer quarantined")
+            self._lower(rule, AlertCondition.QUARANTINE, "is no longer quarantined")
             return
         unresolved = self._facts.state.unresolved
         at_ms = self._now_ms if unresolved is None else unresolved.at_ms
-        if (rule.id, On.QUARANTINE) not in self._alarms and at_ms >= rule.since_ms:
-            self._raise(rule, On.QUARANTINE, at_ms)
-            self._find(rule, On.QUARANTINE, at_ms, f"quarantined: {why}")
+        if (rule.id, AlertCondition.QUARANTINE) not in self._alarms and at_ms >= rule.since_ms:
+            self._raise(rule, AlertCondition.QUARANTINE, at_ms)
+            self._find(rule, AlertCondition.QUARANTINE, at_ms, f"quarantined: {why}")
 
     # ---- findings ---------------------------------------------------------------------------------------------------
 
-    def _raise(self, rule: Rule, on: On, since_ms: int) -> None:
+    def _raise(self, rule: Rule, on: AlertCondition, since_ms: int) -> None:
         self._alarms[rule.id, on] = Alarm(rule.id, on, since_ms)
 
-    def _lower(self, rule: Rule, on: On, text: str) -> None:
-        if self._alarms.pop((rule.id, on), None) is None or On.RECOVERY not in rule.on:
+    def _lower(self, rule: Rule, on: AlertCondition, text: str) -> None:
+        if self._alarms.pop((rule.id, on), None) is None or AlertCondition.RECOVERY not in rule.on:
             return
         last = next((one for one in reversed(self._findings) if one.rule == rule.id), None)
-        if last is None or last.on is not On.RECOVERY:  # one success can end two conditions
-            self._find(rule, On.RECOVERY, self._now_ms, text, ended=on)
+        if last is None or last.on is not AlertCondition.RECOVERY:  # one success can end two conditions
+            self._find(rule, AlertCondition.RECOVERY, self._now_ms, text, ended=on)
 
-    def _find(self, rule: Rule, on: On, at_ms: int, text: str, run_id: str = "", *, ended: str = "") -> None:
+    def _find(
+        self, rule: Rule, on: AlertCondition, at_ms: int, text: str, run_id: str = "", *, ended: str = ""
+    ) -> None:
         text = text if len(text) <= TEXT_CHARACTERS else f"{text[: TEXT_CHARACTERS - 3]}..."
-        failures = self._failures if on in (On.FAILURE, On.RECOVERY) else 0
+        failures = self._failures if on in (AlertCondition.FAILURE, AlertCondition.RECOVERY) else 0
         self._findings.append(Finding(rule.id, on, self._facts.job_id, at_ms, text, run_id, failures, str(ended)))
 
     def result(self) -> Examined:
@@ -381,7 +391,7 @@ class _Examination:
 def auto_paused(order: PauseOrder, job_id: str, *, now_ms: int) -> Finding:
     """Return the finding that a rule has paused a job."""
     text = f"paused by this rule after {order.text}"[:TEXT_CHARACTERS]
-    return Finding(order.rule.id, On.AUTO_PAUSE, job_id, now_ms, text, order.run_id, order.failures)
+    return Finding(order.rule.id, AlertCondition.AUTO_PAUSE, job_id, now_ms, text, order.run_id, order.failures)
 
 
 def is_alarming(alerts: JobAlerts) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 from scheduler_core.base.clock import Clock
 from scheduler_core.base.errors import JobNotFound, ScheduleNotFound, StoreUnavailable, WrongStatus
 from scheduler_core.base.events import ALERT_JOB_FAULT, get_logger
-from scheduler_core.model.alerts import Book, Finding, JobAlerts, On, Rule
+from scheduler_core.model.alerts import AlertCondition, Book, Finding, JobAlerts, Rule
 from scheduler_core.model.catalogue import schedule_id_of, tried_target_of
 from scheduler_core.model.pause import Pauses
 from scheduler_core.plan.alerts import (
@@ -104,7 +104,7 @@ class ShardSweep:
         progress = _read_progress(stored)
         if await self._sweep.count_findings() >= MOST_FINDINGS:
             return Turn(0, 0, False)
-        limits = [rule.late_after_ms for rule in rules if On.LATE in rule.on]
+        limits = [rule.late_after_ms for rule in rules if AlertCondition.LATE in rule.on]
         self._begin_late(rules, progress, pauses)
         await self._seed(book, rules, progress)
         examined = found = 0
@@ -139,7 +139,7 @@ class ShardSweep:
     async def _seed(self, book: Book, rules: Sequence[Rule], progress: Progress) -> None:
         """List jobs because the rules changed: those with alarms, which may end; and all, if a dead man's switch was
         added or changed."""
-        watched = ",".join(f"{rule.id}@{rule.since_ms}" for rule in rules if On.NO_SUCCESS in rule.on)
+        watched = ",".join(f"{rule.id}@{rule.since_ms}" for rule in rules if AlertCondition.NO_SUCCESS in rule.on)
         if progress.version != book.version:
             progress.version, progress.cursor = book.version, ""
         if progress.watched != watched:
@@ -157,7 +157,7 @@ class ShardSweep:
     def _begin_late(self, rules: Sequence[Rule], progress: Progress, pauses: Pauses) -> None:
         """Examine all late jobs anew if a rule about them was added or changed, or a pause of everything began or
         ended: during such a pause no job is late."""
-        late = ",".join(f"{rule.id}@{rule.since_ms}" for rule in rules if On.LATE in rule.on)
+        late = ",".join(f"{rule.id}@{rule.since_ms}" for rule in rules if AlertCondition.LATE in rule.on)
         is_paused = late and pauses.running(self._clock.now_ms()) is not None
         known = f"{late} {pauses.version}{' paused' if is_paused else ''}" if late else ""
         if progress.late_for != known:
@@ -195,7 +195,7 @@ class ShardSweep:
         known = await self._sweep.alerts_of(found)
         chosen: list[str] = []
         for checked, (job_id, one) in enumerate(zip(found, known, strict=True), start=1):
-            if one is None or all(alarm.on is not On.LATE for alarm in one.alarms):
+            if one is None or all(alarm.on is not AlertCondition.LATE for alarm in one.alarms):
                 chosen.append(job_id)
             if len(chosen) == PAGE:
                 progress.late_skip += checked

@@ -21,7 +21,17 @@ from scheduler_core.base.errors import (
     StoreUnavailable,
     TooManyAlertEntries,
 )
-from scheduler_core.model.alerts import MAX_CHANNELS, MAX_RULES, Alarm, Book, Channel, ChannelKind, Message, On, Rule
+from scheduler_core.model.alerts import (
+    MAX_CHANNELS,
+    MAX_RULES,
+    Alarm,
+    AlertCondition,
+    Book,
+    Channel,
+    ChannelKind,
+    Message,
+    Rule,
+)
 from scheduler_core.model.health import due_since_ms
 from scheduler_core.plan.alerts import in_a_row
 from scheduler_core.store.shards import Shards, ShardStore
@@ -42,7 +52,7 @@ class AlarmingNow(msgspec.Struct, frozen=True):
     """A job and a condition of a rule that applies to it."""
 
     job_id: str
-    on: On
+    on: AlertCondition
     since_ms: int | None
     text: str
 
@@ -221,21 +231,21 @@ def alarming_now(rule: Rule, view: JobView, now_ms: int) -> list[AlarmingNow]:
     """Return the lasting conditions of a rule that hold for a job now, whenever they began."""
     found: list[AlarmingNow] = []
     failures = view.failures
-    if On.FAILURE in rule.on and failures is not None and failures.count >= rule.after_failures:
+    if AlertCondition.FAILURE in rule.on and failures is not None and failures.count >= rule.after_failures:
         text = f"{in_a_row(failures.count)}: {failures.reason}"
-        found.append(AlarmingNow(view.id, On.FAILURE, failures.since_ms, text))
-    due_ms = due_since_ms(view.state, view.lease, paused=view.paused_by_all) if On.LATE in rule.on else None
+        found.append(AlarmingNow(view.id, AlertCondition.FAILURE, failures.since_ms, text))
+    due_ms = due_since_ms(view.state, view.lease, paused=view.paused_by_all) if AlertCondition.LATE in rule.on else None
     if due_ms is not None and now_ms - due_ms > rule.late_after_ms:
-        found.append(AlarmingNow(view.id, On.LATE, due_ms, "due and not started"))
+        found.append(AlarmingNow(view.id, AlertCondition.LATE, due_ms, "due and not started"))
     paused = view.state.paused_at_ms is not None or view.paused_by_all or view.status == "completed"
-    if On.NO_SUCCESS in rule.on and view.job is not None and not paused:
+    if AlertCondition.NO_SUCCESS in rule.on and view.job is not None and not paused:
         base_ms = view.last_success_ms or view.job.created_at_ms
         if now_ms - base_ms > rule.no_success_ms:
             never = view.last_success_ms is None
             text = "no success since it was created" if never else "no success for too long"
-            found.append(AlarmingNow(view.id, On.NO_SUCCESS, base_ms, text))
-    if On.QUARANTINE in rule.on and view.status == "quarantined":
-        found.append(AlarmingNow(view.id, On.QUARANTINE, None, view.state.quarantine or view.fault or ""))
+            found.append(AlarmingNow(view.id, AlertCondition.NO_SUCCESS, base_ms, text))
+    if AlertCondition.QUARANTINE in rule.on and view.status == "quarantined":
+        found.append(AlarmingNow(view.id, AlertCondition.QUARANTINE, None, view.state.quarantine or view.fault or ""))
     return found
 
 

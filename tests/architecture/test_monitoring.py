@@ -35,7 +35,7 @@ VALUES: dict[tuple[str, str], set[str]] = {
     ("cronpost_attention", "kind"): {"settlement", "quarantined", "job", "task"},
     ("cronpost_operations", "state"): {"carried", "waiting"},
     ("cronpost_store_faults_total", "fault"): {one.code for one in (StoreUnavailable, OutcomeUnknown, StoreRefused)},
-    ("cronpost_alerts_total", "result"): {"sent", "retried", "failed"},
+    ("cronpost_alert_attempts_total", "result"): {"sent", "retried", "failed"},
     ("cronpost_attempts_total", "outcome"): {kind.value for kind in OutcomeKind},
     ("cronpost_claims_total", "result"): {"empty", "short", "full", "spared"},
 }

@@ -15,7 +15,7 @@ from scheduler_core.delivery.http.connect import Connector
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.notify.documents import email_of, slack_document, webhook_document
 from scheduler_core.delivery.notify.notifier import Notifier, result_of
-from scheduler_core.model.alerts import Channel, ChannelKind, Mention, Message, On, Security, Smtp
+from scheduler_core.model.alerts import AlertCondition, Channel, ChannelKind, Mention, Message, Smtp, SmtpSecurity
 from tests.support.factories import answered, failed
 from tests.support.nodes import ScriptedDeliverer
 from tests.support.receivers import mailbox
@@ -25,7 +25,7 @@ HOSTILE = "<!channel> <http://evil.test|click> *b* `c` & \u202e\r\nBcc: victim@x
 
 def message(count: int = 1, name: str = HOSTILE) -> Message:
     jobs = tuple(Mention(f"{name}{number}", 0, name) for number in range(min(count, 20)))
-    return Message("msg_1", 1, name, 2, On.FAILURE, 0, 0, count, jobs)
+    return Message("msg_1", 1, name, 2, AlertCondition.FAILURE, 0, 0, count, jobs)
 
 
 def mail_channel(**smtp: object) -> Channel:
@@ -56,7 +56,7 @@ def test_an_e_mail_has_no_header_of_others() -> None:
     "word", ["=?utf-8?q?=0D=0ABcc:_victim@x.test?=", "=?utf-8?b?DQpCY2M6IHZpY3RpbUB4LnRlc3QNCg0KaGk=?=", "=?utf-8?q?"]
 )
 def test_an_encoded_word_in_the_name_of_a_job_makes_no_header(word: str) -> None:
-    one = Message("msg_1", 1, f"rule {word}", 2, On.FAILURE, 0, 0, 1, (Mention(f"a {word}", 0, word),))
+    one = Message("msg_1", 1, f"rule {word}", 2, AlertCondition.FAILURE, 0, 0, 1, (Mention(f"a {word}", 0, word),))
     raw = email_of(one, mail_channel(), "").as_bytes()
     head = raw.partition(b"\r\n\r\n")[0]
     assert b"\nBcc" not in head
@@ -83,7 +83,7 @@ def test_the_status_decides_whether_a_webhook_was_sent(status: int, sent: bool, 
 async def test_an_e_mail_goes_nowhere_that_the_guard_refuses() -> None:
     notifier = Notifier(ScriptedDeliverer(), AddressGuard(deny=["127.0.0.0/8"]))
     async with mailbox() as box:
-        found = await notifier.send(mail_channel(port=box.port, security=Security.NONE), message(), always)
+        found = await notifier.send(mail_channel(port=box.port, security=SmtpSecurity.NONE), message(), always)
         assert not found.sent
         assert "refused by a rule of this server" in found.text
         assert box.mails == []

@@ -14,7 +14,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as Disconnected
 
 from scheduler_core.base.errors import StoreError
-from scheduler_core.model.alerts import Message, On
+from scheduler_core.model.alerts import AlertCondition, Message
 from scheduler_core.usecases.alert_outbox import OutboxChanged
 from tests.support.alerts import FAILED, SENT, Fleet
 from tests.support.examples import examples
@@ -62,10 +62,10 @@ async def test_each_change_is_reported_once_whatever_dies(
 ) -> None:
     random = Random(seed)
     faults = Faults(monkeypatch)
-    first = await fleet.rule(On.FAILURE, On.RECOVERY)
-    second = await fleet.rule(On.FAILURE, after_failures=2)
+    first = await fleet.rule(AlertCondition.FAILURE, AlertCondition.RECOVERY)
+    second = await fleet.rule(AlertCondition.FAILURE, after_failures=2)
     await fleet.add(*JOBS)
-    expected: Counter[tuple[int, On, str]] = Counter()
+    expected: Counter[tuple[int, AlertCondition, str]] = Counter()
     failures = dict.fromkeys(JOBS, 0)
     sent: dict[str, Message] = {}
 
@@ -81,10 +81,10 @@ async def test_each_change_is_reported_once_whatever_dies(
             await fleet.run(job_id, status)
             if status == 404:
                 failures[job_id] += 1
-                expected[first.id, On.FAILURE, job_id] += failures[job_id] == 1
-                expected[second.id, On.FAILURE, job_id] += failures[job_id] == 2
+                expected[first.id, AlertCondition.FAILURE, job_id] += failures[job_id] == 1
+                expected[second.id, AlertCondition.FAILURE, job_id] += failures[job_id] == 2
             else:
-                expected[first.id, On.RECOVERY, job_id] += failures[job_id] > 0
+                expected[first.id, AlertCondition.RECOVERY, job_id] += failures[job_id] > 0
                 failures[job_id] = 0
         down = random.random() < 0.3
         fleet.notifier.answer = lambda channel, message, down=down: FAILED if down else SENT  # type: ignore[misc]

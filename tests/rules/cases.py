@@ -341,10 +341,10 @@ CASES = (
     ),
     Case(
         "CronpostAlertsFailing",
-        {'cronpost_alerts_total{channel="slack",result="failed"}': "0x20 14x20"},
+        {'cronpost_alert_attempts_total{channel="slack",result="failed"}': "0x20 14x20"},
         (
-            {'cronpost_alerts_total{channel="slack",result="sent"}': "0x20 14x20"},
-            {'cronpost_alerts_total{channel="slack",result="failed"}': "14x40"},
+            {'cronpost_alert_attempts_total{channel="slack",result="sent"}': "0x20 14x20"},
+            {'cronpost_alert_attempts_total{channel="slack",result="failed"}': "14x40"},
         ),
         {"channel": "slack"},
         (JOB, "slack", "14"),

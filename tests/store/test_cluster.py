@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from scheduler_core.base.errors import StoreUnavailable
 from scheduler_core.base.metrics import Metrics
-from scheduler_core.model.alerts import Channel, ChannelKind, On, Rule
+from scheduler_core.model.alerts import AlertCondition, Channel, ChannelKind, Rule
 from scheduler_core.model.statistics import MINUTE_MS
 from scheduler_core.node.loops.alerts import AlertSweeper
 from scheduler_core.node.loops.statistics import StatisticsWriter
@@ -220,11 +220,18 @@ async def test_alerts_and_statistics_of_all_shards_come_together(shards: Shards[
     writer = StatisticsWriter(nodes[0].node.id, shards.lead.statistics_store(), clock, metrics)
     alerts = AlertService(shards, clock)
     channel = await alerts.add_channel(Channel(0, "ops", ChannelKind.WEBHOOK, "http://receiver.test/"))
-    rule = Rule(0, "all", (On.FAILURE, On.LATE, On.RECOVERY), (channel.id,), late_after_ms=10_000, group_ms=0)
+    rule = Rule(
+        0,
+        "all",
+        (AlertCondition.FAILURE, AlertCondition.LATE, AlertCondition.RECOVERY),
+        (channel.id,),
+        late_after_ms=10_000,
+        group_ms=0,
+    )
     await alerts.add_rule(rule)
     sweeper = AlertSweeper(nodes[0].node, shards, clock, metrics, notifier)
 
-    async def sweep(after_ms: int) -> dict[On, set[str]]:
+    async def sweep(after_ms: int) -> dict[AlertCondition, set[str]]:
         clock.advance(after_ms)
         for node in nodes:
             await node.beat()
@@ -242,12 +249,12 @@ async def test_alerts_and_statistics_of_all_shards_come_together(shards: Shards[
     everything = set(ids.values())
     for _ in range(2):
         assert await sweep(9_000) == {}
-    assert await sweep(9_000) == {On.LATE: everything}
+    assert await sweep(9_000) == {AlertCondition.LATE: everything}
     for node in nodes:
         assert await node.claim() == 1
         await node.answer(answered(404))
         await node.settle()
-    assert await sweep(5_000) == {On.FAILURE: everything, On.RECOVERY: everything}
+    assert await sweep(5_000) == {AlertCondition.FAILURE: everything, AlertCondition.RECOVERY: everything}
 
     minute = clock.now_ms() // MINUTE_MS
     writer.cut(minute)

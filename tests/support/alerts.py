@@ -11,7 +11,7 @@ from scheduler_core.delivery.base import MaySend
 from scheduler_core.delivery.http.guard import AddressGuard
 from scheduler_core.delivery.notify.notifier import Notifier
 from scheduler_core.delivery.notify.result import Result
-from scheduler_core.model.alerts import Channel, ChannelKind, Message, On, Rule
+from scheduler_core.model.alerts import AlertCondition, Channel, ChannelKind, Message, Rule
 from scheduler_core.node.loops.alerts import LEASE_MS, AlertSweeper
 from scheduler_core.store.redis.store import RedisStore
 from scheduler_core.store.shards import Shards
@@ -46,12 +46,12 @@ class RecordingNotifier(Notifier):
         return self.answer(channel, message)
 
     @property
-    def told(self) -> list[tuple[On, list[str]]]:
+    def told(self) -> list[tuple[AlertCondition, list[str]]]:
         """What was sent: each condition with the jobs that the message names; attempts with one id count once."""
         latest = {message.id: message for _, message in self.tried}
         return [(one.on, [job.job_id for job in one.jobs]) for one in latest.values()]
 
-    def take(self) -> list[tuple[On, list[str]]]:
+    def take(self) -> list[tuple[AlertCondition, list[str]]]:
         """Return ``told``, and forget it."""
         found, self.tried = self.told, []
         return found
@@ -70,7 +70,7 @@ class Fleet:
         self.service = AlertService(self.shards, self.clock)
         self.learns = True
         """Whether keepers learn the version of the rules before each step, as from a heartbeat."""
-        self.keeper = self.new_keeper()
+        self.sweeper = self.new_keeper()
 
     def new_keeper(self) -> AlertSweeper:
         """Return the keeper of another node."""
@@ -82,29 +82,31 @@ class Fleet:
         given: dict[str, Any] = {"kind": ChannelKind.WEBHOOK, "url": "http://receiver.test/", "name": "ops"} | fields
         return await self.service.add_channel(Channel(0, **given))
 
-    async def rule(self, *on: On, channels: Sequence[int] = (), **fields: Any) -> Rule:
+    async def rule(self, *on: AlertCondition, channels: Sequence[int] = (), **fields: Any) -> Rule:
         if not channels:
             channels = ((await self.channel()).id,)
         return await self.service.add_rule(Rule(0, "rule", on, tuple(channels), **({"group_ms": 0} | fields)))
 
-    async def sweep(self, keeper: AlertSweeper | None = None, *, after_ms: int = 5_000) -> list[tuple[On, list[str]]]:
+    async def sweep(
+        self, sweeper: AlertSweeper | None = None, *, after_ms: int = 5_000
+    ) -> list[tuple[AlertCondition, list[str]]]:
         """Let ``after_ms`` pass, sweep, send everything that is due, and return what was sent."""
-        await self.step(keeper, after_ms=after_ms)
+        await self.step(sweeper, after_ms=after_ms)
         return self.notifier.take()
 
-    async def step(self, keeper: AlertSweeper | None = None, *, after_ms: int = 5_000) -> None:
+    async def step(self, sweeper: AlertSweeper | None = None, *, after_ms: int = 5_000) -> None:
         """Let ``after_ms`` pass, sweep, and send everything that is due."""
         self.clock.advance(after_ms)
-        keeper = keeper or self.keeper
-        await self.beat(keeper)
+        sweeper = sweeper or self.sweeper
+        await self.beat(sweeper)
         try:
-            await keeper.step()
+            await sweeper.step()
         finally:
-            await keeper.sent()
+            await sweeper.sent()
 
-    async def beat(self, keeper: AlertSweeper | None = None) -> None:
+    async def beat(self, sweeper: AlertSweeper | None = None) -> None:
         """Give the keeper what a heartbeat of its node would return, without ending a downtime."""
-        node = (keeper or self.keeper)._node
+        node = (sweeper or self.sweeper)._node
         node.beat_taken(self.clock.monotonic())
         if not self.learns:
             return
@@ -113,10 +115,10 @@ class Fleet:
 
     async def fail_over(self) -> AlertSweeper:
         """Let the keeper's node die; return the keeper of another, when the lease is over."""
-        self.keeper._lease_until = 0.0
+        self.sweeper._lease_until = 0.0
         self.clock.advance(LEASE_MS + 1)
-        self.keeper = self.new_keeper()
-        return self.keeper
+        self.sweeper = self.new_keeper()
+        return self.sweeper
 
     async def add(self, *job_ids: str, **fields: Any) -> None:
         """Store jobs that run only when ``run`` asks for it."""

@@ -169,12 +169,12 @@ class SampledClock(ManualClock):
 
 async def test_one_server_sets_the_clock_until_it_is_unavailable_then_another_does() -> None:
     clock = SampledClock()
-    keeper = ClockSync(clock, Metrics())
+    sweeper = ClockSync(clock, Metrics())
 
     def answered_by(*shards: int) -> list[float]:
         clock.samples.clear()
         for shard in shards:
-            keeper.take(shard, shard)
+            sweeper.take(shard, shard)
         return clock.samples
 
     assert answered_by(0, 1, 2, 0, 2) == [0, 0], "the first does it for all"

@@ -26,7 +26,7 @@ from scheduler_core.base.instants import rfc3339
 from scheduler_core.base.secret_names import MASK
 from scheduler_core.delivery.notify.result import Result
 from scheduler_core.model import alerts as model
-from scheduler_core.model.alerts import MessageState, On, Security
+from scheduler_core.model.alerts import AlertCondition, MessageState, SmtpSecurity
 from scheduler_core.usecases.alerts import AlarmingNow as NowAlarming
 from scheduler_core.usecases.alerts import JobAlarms as AlarmsOfJob
 from scheduler_core.usecases.alerts import Preview as PreviewOfRule
@@ -38,7 +38,7 @@ class AlertRule(Described):
 
     id: Annotated[int, Meta(description="Never reused, also not for a channel.")]
     name: str
-    on: list[On]
+    on: list[AlertCondition]
     channels: list[int]
     labels: Labels
     enabled: bool
@@ -71,7 +71,7 @@ class SmtpServer(Described):
 
     host: str
     port: int
-    security: Security
+    security: SmtpSecurity
     username: str
     password: Annotated[str, Meta(description=f'Empty, or "{MASK}".')]
 
@@ -108,7 +108,7 @@ class AlarmNow(Described):
     """A condition of the rule that holds for a job now."""
 
     job_id: str
-    on: On
+    on: AlertCondition
     since: Instant | None
     text: str
 
@@ -157,7 +157,7 @@ class AlertMessage(Described):
     rule_name: str
     channel_id: int
     channel_name: Annotated[str | None, Meta(description="Null: it was deleted.")]
-    event: On
+    event: AlertCondition
     count: Annotated[int, Meta(description="How many changes it reports.")]
     jobs: Annotated[list[MentionedJob], Meta(description="The first 20.")]
     created_at: Instant
@@ -182,7 +182,7 @@ class AlarmOfRule(Described):
 
     rule_id: int
     rule_name: str
-    on: On
+    on: AlertCondition
     since: Instant
 
 

@@ -16,19 +16,19 @@ from urllib.parse import quote
 import msgspec
 
 from scheduler_core.base.instants import rfc3339, utc
-from scheduler_core.model.alerts import Channel, Mention, Message, On
+from scheduler_core.model.alerts import AlertCondition, Channel, Mention, Message
 
 MOST_SLACK_CHARACTERS: Final = 2_900
 """Slack refuses a section of more than 3,000 characters."""
 MOST_TEXT: Final = 200
 _SUMMARIES: Final = {
-    On.FAILURE: ("a job failed", "{} jobs failed"),
-    On.RECOVERY: ("a job recovered", "{} jobs recovered"),
-    On.MISS: ("a job missed fire times", "{} jobs missed fire times"),
-    On.LATE: ("a job is late", "{} jobs are late"),
-    On.NO_SUCCESS: ("a job had no success", "{} jobs had no success"),
-    On.QUARANTINE: ("a job is quarantined", "{} jobs are quarantined"),
-    On.AUTO_PAUSE: ("a job was paused after failures", "{} jobs were paused after failures"),
+    AlertCondition.FAILURE: ("a job failed", "{} jobs failed"),
+    AlertCondition.RECOVERY: ("a job recovered", "{} jobs recovered"),
+    AlertCondition.MISS: ("a job missed fire times", "{} jobs missed fire times"),
+    AlertCondition.LATE: ("a job is late", "{} jobs are late"),
+    AlertCondition.NO_SUCCESS: ("a job had no success", "{} jobs had no success"),
+    AlertCondition.QUARANTINE: ("a job is quarantined", "{} jobs are quarantined"),
+    AlertCondition.AUTO_PAUSE: ("a job was paused after failures", "{} jobs were paused after failures"),
 }
 
 

@@ -11,7 +11,7 @@ import httpx
 from scheduler_core.delivery.http.connect import Connector, Origin, default_ssl_context
 from scheduler_core.delivery.notify.documents import email_of
 from scheduler_core.delivery.notify.result import Result
-from scheduler_core.model.alerts import Channel, Message, Security
+from scheduler_core.model.alerts import Channel, Message, SmtpSecurity
 
 TIMEOUT_SECONDS: Final = 15.0
 """The deadline of one e-mail, from the name lookup to the answer."""
@@ -27,9 +27,9 @@ async def send_email(connector: Connector, channel: Channel, message: Message, b
     assert smtp is not None
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            sock = await connector.open_socket(Origin(smtp.security is Security.TLS, smtp.host, smtp.port))
+            sock = await connector.open_socket(Origin(smtp.security is SmtpSecurity.TLS, smtp.host, smtp.port))
             try:
-                encrypted = smtp.security is not Security.NONE
+                encrypted = smtp.security is not SmtpSecurity.NONE
                 errors, answer = await aiosmtplib.send(
                     email_of(message, channel, base_url),
                     hostname=smtp.host,
@@ -37,8 +37,8 @@ async def send_email(connector: Connector, channel: Channel, message: Message, b
                     sock=sock,
                     username=smtp.username or None,
                     password=smtp.password or None,
-                    use_tls=smtp.security is Security.TLS,
-                    start_tls=smtp.security is Security.STARTTLS,
+                    use_tls=smtp.security is SmtpSecurity.TLS,
+                    start_tls=smtp.security is SmtpSecurity.STARTTLS,
                     tls_context=default_ssl_context() if encrypted else None,
                     timeout=TIMEOUT_SECONDS,
                 )
