@@ -13,7 +13,7 @@ import pytest
 from scheduler_core.delivery.base import always
 from scheduler_core.delivery.http.connect import Connector
 from scheduler_core.delivery.http.guard import AddressGuard
-from scheduler_core.delivery.notify.documents import email_of, slack_document, webhook_document
+from scheduler_core.delivery.notify.documents import email_of, job_url, slack_document, webhook_document
 from scheduler_core.delivery.notify.notifier import Notifier, result_of
 from scheduler_core.model.alerts import AlertCondition, Channel, ChannelKind, Mention, Message, Smtp, SmtpSecurity
 from tests.support.factories import answered, failed
@@ -71,6 +71,7 @@ def test_a_webhook_names_twenty_jobs_and_counts_the_others() -> None:
     found = json.loads(webhook_document(message(25), "http://cronpost.test"))["data"]
     assert (len(found["jobs"]), found["count"], found["more"]) == (20, 25, 5)
     assert found["jobs"][0]["url"].startswith("http://cronpost.test/ui/jobs/%3C%21channel%3E")
+    assert job_url("new", "http://cronpost.test") == "http://cronpost.test/ui/jobs/%6Eew"  # not the form of a new job
 
 
 @pytest.mark.parametrize(("status", "sent", "refused"), [(204, True, False), (404, False, True), (429, False, False)])

@@ -105,6 +105,14 @@ async def test_rows_follow_the_jobs_without_moving(pages: Pages, server: Server)
     assert await ids(page) == ["l/one", "l/two"]
 
 
+async def test_a_job_whose_id_is_new_has_a_page(pages: Pages, server: Server) -> None:
+    server.put("new", description="The job, not the form")
+    page = await pages.open("/ui/jobs?q=The+job,+not")
+    await page.get_by_role("link", name="new", exact=True).click()
+    await expect(page.get_by_role("heading", level=1)).to_contain_text("new")
+    await expect(page.get_by_text("The job, not the form")).to_be_visible()
+
+
 async def test_selected_jobs_are_counted_before_they_are_paused(pages: Pages, server: Server) -> None:
     for job_id in ("s/1", "s/2", HOSTILE, "s/4"):
         server.put(job_id, labels={"set": "s"})

@@ -74,7 +74,10 @@ def _job(one: Mention, base_url: str) -> dict[str, Any]:
 
 def job_url(job_id: str, base_url: str) -> str | None:
     """Return the page of a job; None if the address of this server is unknown."""
-    return f"{base_url}/ui/jobs/{quote(job_id, safe='')}" if base_url else None
+    if not base_url:
+        return None
+    name = "%6Eew" if job_id == "new" else quote(job_id, safe="")  # /ui/jobs/new is the form of a new job
+    return f"{base_url}/ui/jobs/{name}"
 
 
 def slack_document(message: Message, base_url: str) -> bytes:

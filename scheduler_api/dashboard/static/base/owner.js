@@ -23,7 +23,8 @@ export function jobPath(jobId) {
   if (isSchedule(jobId)) return `/ui/schedules/${jobId.slice("schedule_".length)}`;
   if (isTask(jobId)) return `/ui/tasks/${jobId}`;
   const target = triedTarget(jobId);
-  return target ? `/ui/targets/${target}` : "/ui" + path("jobs", jobId);
+  if (target) return `/ui/targets/${target}`;
+  return jobId === "new" ? "/ui/jobs/%6Eew" : "/ui" + path("jobs", jobId); // /ui/jobs/new is the form of a new job
 }
 
 /** Name a job: its id, or the target that it tries. */

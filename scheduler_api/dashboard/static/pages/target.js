@@ -5,6 +5,7 @@ import { badge, label } from "../base/badge.js";
 import { attempt, confirm, dialog } from "../base/dialog.js";
 import { bdi, code, element, facts, fill, fragment, link, safeLink } from "../base/dom.js";
 import { listen, throttle } from "../base/live.js";
+import { jobPath } from "../base/owner.js";
 import { isOpen, readRun } from "../base/run.js";
 import { bodyBox, runDetail } from "../base/run_detail.js";
 import { table } from "../base/table.js";
@@ -194,10 +195,7 @@ function drawUsers(target, found) {
       { key: "next", title: "Next fire", render: (job) => (job.next_fire_times?.length ? until(job.next_fire_times[0]) : "–") },
     ],
     rows: found.jobs,
-    rowLink: (job) => {
-      const schedule = /^schedule_(\d+)$/.exec(job.id);
-      return schedule ? `/ui/schedules/${schedule[1]}` : `/ui/jobs/${encodeURIComponent(job.id)}`;
-    },
+    rowLink: (job) => jobPath(job.id),
   });
   return element("div", { class: "stack" }, rows.node,
     found.next ? link(`/ui/jobs?target=${encodeURIComponent(target.name)}`, "All jobs and schedules of this target") : null,
