@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from playwright.async_api import expect
+from redis import Redis
 
+from scheduler_core.embedded import EmbeddedRedis
 from tests.support.receivers import webhooks
+from tests.support.stores import KEYS
 from tests.ui.browser import PHONE, Pages, axe, overflow
 from tests.ui.server import Server
 
@@ -61,3 +64,12 @@ async def test_a_channel_is_tested_and_a_rule_previewed_and_stored(pages: Pages,
     await page.get_by_role("dialog").get_by_role("button", name="Delete 1 rule").click()
     await expect(page.get_by_role("heading", name="No rule yet")).to_be_visible()
     assert server.get("/alerts/rules") == {"rules": []}
+
+
+async def test_rules_that_cannot_be_read_are_named(pages: Pages, redis_server: EmbeddedRedis) -> None:
+    with Redis.from_url(redis_server.url) as redis:
+        redis.hset(KEYS.alert_book, mapping={"version": 1, "rule:7": b"\xc1"})
+        page = await pages.open("/ui/alerts")
+        await expect(page.locator(".form-problem")).to_contain_text("rule 7")
+        assert await axe(page) == []
+        redis.delete(KEYS.alert_book)

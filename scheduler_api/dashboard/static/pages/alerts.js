@@ -45,8 +45,9 @@ export async function show(view) {
       channels = found.channels;
       addRule.disabled = !channels.length;
       addRule.title = channels.length ? "" : "First add a channel";
-      if (!rules.rules.length && !channels.length && sent.table() && !sent.rows().length) return first();
-      draw(rules.rules);
+      const faults = rules.faults ?? [];
+      if (!rules.rules.length && !channels.length && !faults.length && sent.table() && !sent.rows().length) return first();
+      draw(rules.rules, faults);
     } catch (error) {
       if (!isAbort(error) && !drawn) fill(place, failed(error, refresh));
     }
@@ -61,11 +62,12 @@ export async function show(view) {
     }));
   }
 
-  function draw(rules) {
+  function draw(rules, faults) {
     const names = new Map(channels.map((one) => [one.id, one.name]));
     if (!drawn) {
-      drawn = { rules: rulesTable(), channels: channelsTable() };
+      drawn = { rules: rulesTable(), channels: channelsTable(), faults: element("div", { class: "form-problem", role: "status" }) };
       drawn.node = element("div", { class: "stack loose" },
+        drawn.faults,
         section("Alarming now", {}, state.node),
         section("Rules", {}, drawn.rules.node),
         section("Channels", {}, drawn.channels.node),
@@ -74,6 +76,8 @@ export async function show(view) {
     }
     drawn.rules.update(rules.map((one) => ({ ...one, channel_names: one.channels.map((id) => names.get(id) ?? String(id)) })));
     drawn.channels.update(channels);
+    fill(drawn.faults, faults.map((text) => element("p", {}, text))); // what a newer version wrote, or garbage
+    drawn.faults.hidden = !faults.length;
   }
 
   function stateTable() {
