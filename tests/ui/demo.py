@@ -37,6 +37,9 @@ HOUR_MS = 60 * MINUTE_MS
 STEPS_MS = (0, 5_000, 20_000, 40_000, 59_900)
 """Instants of each minute at which the clock stops. The last one is when a node closes its statistics of the minute."""
 
+CALLS_AT_MS = 20_000
+"""When people act, in the minute: no job is claimed ahead then, whose release would wait for the clock."""
+
 QUIET_TIMES = 3
 HISTORY = 2000
 """Entries of a job's history that are kept: a day of a job that fires each minute."""
@@ -53,7 +56,7 @@ class Target:
     body: bytes = b'{"accepted": true}'
     error: bytes = b'{"error": "try again later"}'
     down_hours: tuple[float, float] = (0, 0)
-    """Hours before the end of the day between which nothing listens."""
+    """Hours before the end of the day between which nothing listens; negative: after it."""
 
 
 TARGETS = (
@@ -63,7 +66,7 @@ TARGETS = (
     Target("https://shop.example.com/prices", 130),
     Target("https://search.example.com/reindex", 2400, 0.04, 504),
     Target("https://mail.example.com/digest", 180),
-    Target("https://mail.example.com/bounces", 90, 0.0, down_hours=(9, 7.5)),
+    Target("https://mail.example.com/bounces", 90, 0.0, down_hours=(0.6, -1)),
     Target("https://reports.example.com/daily", 5200),
     Target(
         "https://reports.example.com/funnel", 900, 1.0, 500, error=b'{"error": "column \\"channel\\" does not exist"}'
@@ -72,7 +75,7 @@ TARGETS = (
     Target("https://crm.example.com/contacts", 300, 0.03, 429),
     Target("https://backup.example.com/snapshot", 8000),
     Target("https://status.example.com/ping", 40),
-    Target("https://ledger.example.com/close", 700, 0.2, 500, error=b'{"error": "period is locked"}'),
+    Target("https://ledger.example.com/close", 700, 1.0, 500, error=b'{"error": "period is locked"}'),
     Target("https://stock.example.com/levels", 95),
     Target("https://hooks.example.com/gone", 30, 1.0, 410, error=b"gone"),
 )
@@ -294,9 +297,10 @@ async def live_through_a_day(redis_url: str, *, hours: float = 26) -> None:
                     await _quiet(engine, runners, redis, store.keys.due, clock)
                 clock.advance(max(1, minute_ms + step - clock.now))
                 await _quiet(engine, runners, redis, store.keys.due, clock)
+                if step == CALLS_AT_MS:
+                    for path, body in CALLS.get((minute_ms - finish_ms) // MINUTE_MS, ()):
+                        await _send(api, "POST", path, body)
             minute_ms += MINUTE_MS
-            for path, body in CALLS.get((minute_ms - finish_ms) // MINUTE_MS, ()):
-                await _send(api, "POST", path, body)
             if minute_ms == finish_ms:
                 await _finish(api, clock.now)
         await redis.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,14 +12,19 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.ui.browser import PHONE, Pages, axe, overflow, shown
+from tests.ui.screenshots import PICTURES
 from tests.ui.server import Server
 
 MOST_BYTES = 100_000
 MOST_REQUESTS_FOR_DATA = 12
-ROUTES = re.findall(
-    r'\{ path: "([^"]+)".*load:',
-    files("scheduler_api.dashboard").joinpath("static", "routes.js").read_text("utf-8"),
+MODULES = dict(
+    re.findall(
+        r'\{ path: "([^"]+)".*load: .*import\("([^"]+)"\)',
+        files("scheduler_api.dashboard").joinpath("static", "routes.js").read_text("utf-8"),
+    )
 )
+ROUTES = list(MODULES)
+DOCS = Path(__file__).parents[2] / "docs"
 
 SCRIPT = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>'
 RTL = "\u05d0\u05d1\u05d2 12"
@@ -134,3 +140,13 @@ async def test_hostile_names_and_long_texts_are_shown_as_text_in_an_isolated_dir
     assert await overflow(page) <= 0
     assert await page.evaluate("window.hurt") is None
     assert await page.locator("img[src=x]").count() == 0
+
+
+async def test_every_page_has_a_picture_in_the_documentation() -> None:
+    pictures = [one for one in PICTURES if (DOCS / "dashboard" / f"{one.name}.png").exists()]
+    text = (DOCS / "dashboard.md").read_text("utf-8")
+    assert [one.name for one in pictures if f"(dashboard/{one.name}.png)" not in text] == []
+    by_path = sorted(MODULES, key=lambda path: path.count(":"))  # /ui/jobs/new before /ui/jobs/:id
+    patterns = {path: re.compile(re.sub(r":\w+", "[^/]+", path)) for path in by_path}
+    shown = {next(path for path in by_path if patterns[path].fullmatch(one.path)) for one in pictures}
+    assert set(MODULES.values()) - {MODULES[path] for path in shown} == set()
