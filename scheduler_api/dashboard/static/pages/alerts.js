@@ -99,8 +99,8 @@ export async function show(view) {
       label: "Rules",
       columns: [
         { key: "name", title: "Rule", phone: "title", width: "20%", render: (one) => bdi(one.name) },
-        { key: "on", title: "Reports", phone: "wide", width: "35%", render: (one) => wordsOf(one) },
-        { key: "jobs", title: "Jobs", width: "15%", render: (one) => scopeOf(one) },
+        { key: "on", title: "Reports", phone: "wide", width: "30%", render: (one) => wordsOf(one) },
+        { key: "jobs", title: "Jobs", width: "20%", render: (one) => scopeOf(one) },
         { key: "channels", title: "Channels", width: "20%", render: (one) => one.channel_names.map((name, index) => [index ? ", " : "", bdi(name)]) },
         { key: "enabled", title: "State", render: (one) => badge(one.enabled ? "active" : "paused", { text: one.enabled ? "On" : "Off" }) },
         { key: "actions", title: "Actions", bare: true, align: "right", render: (one) => element("span", { class: "row-actions" },
