@@ -11,7 +11,7 @@ from scheduler_api.answers import json_answer, path_id, query
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD, NO_JOB, STORE_FAULTS
 from scheduler_api.openapi.operation import Answer, Operation, described
-from scheduler_api.wire.answers.job_health import JobHealth, show_health
+from scheduler_api.wire.answers.job_health import JobHealthDetails, show_health
 from scheduler_core.usecases.job_health import read_health
 
 
@@ -33,6 +33,6 @@ ROUTES = described(
         "get_job_health",
         "Get the health of a job, with success rate and durations",
         description="The statistics cover the runs that the job's history still has, at most its latest 1,000 entries.",
-        answers={200: Answer("The health of the job.", JobHealth), **BAD, **NO_JOB, **STORE_FAULTS},
+        answers={200: Answer("The health of the job.", JobHealthDetails), **BAD, **NO_JOB, **STORE_FAULTS},
     )
 )

@@ -36,7 +36,7 @@ class KeptRuns(Described):
     duration_ms: Durations | None
 
 
-class JobHealth(Described):
+class JobHealthDetails(Described):
     """The health of a job. `health` to `last_failure` are those of the job."""
 
     id: str
@@ -56,7 +56,7 @@ class JobHealth(Described):
     kept_runs: KeptRuns
 
 
-def show_health(report: HealthReport, rules: HealthRules) -> JobHealth:
+def show_health(report: HealthReport, rules: HealthRules) -> JobHealthDetails:
     """Show the health of a job and the statistics of its kept runs."""
     view, kept = report.view, report.statistics
     facts = view.child_facts
@@ -68,7 +68,7 @@ def show_health(report: HealthReport, rules: HealthRules) -> JobHealth:
         for one in units
     ]
     rate, times = kept.success_rate, kept.durations_ms
-    return JobHealth(
+    return JobHealthDetails(
         id=view.id,
         status=JobStatus(view.status),
         health=view.health(rules).value,
