@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from scheduler_api.answers import accepts_gzip
 from scheduler_api.openapi.operation import Answer, Header, Operation, described
 from scheduler_api.problem import ApiError
 
@@ -153,7 +154,7 @@ async def asset(request: Request) -> Response:
 def _answer(request: Request, found: _Asset, caching: str) -> Response:
     """Answer with a file; 304 if the browser has it. With ``no-cache`` browsers ask each time."""
     # The files contain no secret, so their compressed length reveals nothing.
-    compress = "gzip" in request.headers.get("accept-encoding", "")
+    compress = accepts_gzip(request)
     etag = f'"{found.etag}-gzip"' if compress else f'"{found.etag}"'
     headers = {
         "Cache-Control": caching,

@@ -8,7 +8,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scheduler_api.answers import json_answer, query, whole
+from scheduler_api.answers import compact_json, query, whole
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD, STORE_FAULTS
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
@@ -33,7 +33,7 @@ async def forecast(request: Request) -> Response:
     async with context.store_slot():
         pass  # the clock is set, and Redis has been reached once
     view = await context.forecasts.get(wait_seconds=wait_seconds)
-    return json_answer(show_forecast(view, now_ms=context.clock.now_ms()))
+    return compact_json(request, show_forecast(view, now_ms=context.clock.now_ms()))
 
 
 ROUTES = described(

@@ -22,6 +22,7 @@ from scheduler_api.answers import (
     MAX_HISTORY_SKIP,
     MAX_PAGE,
     MAX_SKIP,
+    compact_json,
     decoded,
     idempotency_key,
     json_answer,
@@ -124,7 +125,7 @@ async def find_runs(request: Request) -> Response:
         if page.skip:
             kept["skip"] = str(page.skip)
         headers = next_link(request, kept, cursor=_write_cursor(page.after))
-    return json_answer([show_found(found) for found in page.runs], headers=headers)
+    return compact_json(request, [show_found(found) for found in page.runs], headers=headers)
 
 
 async def get_run(request: Request) -> Response:
@@ -260,7 +261,7 @@ async def list_runs(request: Request) -> Response:
     shown = [show_record(one) for one in records]
     following = None if at is None else str(at)
     headers = None if following is None else next_link(request, params, skip=following)
-    return json_answer(JobRuns(open_run, shown, following), headers=headers)
+    return compact_json(request, JobRuns(open_run, shown, following), headers=headers)
 
 
 ROUTES = [

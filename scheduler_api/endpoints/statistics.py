@@ -8,7 +8,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scheduler_api.answers import json_answer, query
+from scheduler_api.answers import compact_json, query
 from scheduler_api.context import context_of
 from scheduler_api.openapi.common import BAD, STORE_FAULTS
 from scheduler_api.openapi.operation import Answer, Operation, Parameter, described, query_names
@@ -40,7 +40,7 @@ async def statistics(request: Request) -> Response:
     async with context.store_slot():
         span = span_of(from_ms=from_ms, to_ms=to_ms, step_ms=step_ms, now_ms=context.clock.now_ms())
         read = await read_statistics(context.shards, context.clock, span)
-    return json_answer(show_statistics(read))
+    return compact_json(request, show_statistics(read))
 
 
 def _step_ms(text: str) -> int:
