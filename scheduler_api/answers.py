@@ -45,8 +45,10 @@ def json_answer(body: Any, status: int = 200, *, headers: Mapping[str, str] | No
 def compact_json(request: Request, body: Any, *, headers: Mapping[str, str] | None = None) -> Response:
     """Encode ``body`` as ``json_answer`` does, compressed with gzip if the client accepts it.
 
-    Only for answers without secrets: the compressed length of a secret beside text that somebody else chose reveals it.
-    Payloads, headers and bodies of requests and answers are therefore sent uncompressed."""
+    The length of a compressed secret beside text that somebody else chose reveals the secret, if they can cause many
+    such answers and see their lengths. So answers with payloads, headers and whole bodies are never compressed. Lists
+    of runs have excerpts of answers, and other sites cannot cause requests with a session (docs/sign-in.md).
+    """
     answer = json_answer(body, headers=headers)
     answer.headers["Vary"] = "Accept-Encoding"
     if COMPRESSED_FROM <= len(answer.body) <= COMPRESSED_TO and accepts_gzip(request):
