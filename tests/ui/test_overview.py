@@ -241,6 +241,24 @@ async def test_a_late_job_a_dead_target_and_a_server_that_cannot_work_are_said_t
     pages.problems.clear()  # the 503
 
 
+async def test_a_server_that_loses_redis_cannot_work_and_nothing_older_is_said(pages: Pages) -> None:
+    page = await opened(pages, init=EVENTS)
+    verdict = page.locator(".verdict")
+    away = {"status": 503, "detail": "Redis did not answer", "code": "store_unavailable"}
+    for path, status, body in (
+        ("/ready", 503, {"ready": False, "reasons": ["claim: Redis did not answer"]}),
+        ("/attention", 503, away),
+        ("/nodes", 200, {"nodes": [], "shards": []}),
+    ):
+        await page.unroute(re.compile(rf"{path}(\?|$)"))
+        await answer(page, path, body, status=status)
+    await page.evaluate("window.emit([{ type: 'events.lost', count: null }])")
+    await expect(verdict).to_contain_text("claim: Redis did not answer")
+    await expect(page.get_by_text("No node sent a heartbeat in the last hour.")).to_be_visible()
+    await expect(verdict).to_contain_text("The server cannot work")
+    pages.problems.clear()  # the 503s
+
+
 async def test_nodes_and_shards_are_shown_with_their_state(pages: Pages) -> None:
     page = await opened(pages)
     nodes, shards = page.get_by_role("table", name="Nodes"), page.get_by_role("table", name="Shards")

@@ -40,13 +40,14 @@ export function problems(view, { onbreakers }) {
   async function refresh() {
     const mine = ++reads;
     const read = (path, query) => get(path, { query, signal });
+    const readiness = read("/ready").catch((problem) => (problem.status === 503 ? problem.body ?? { ready: false, reasons: [] } : Promise.reject(problem)));
     try {
       const [attention, late, stuck, breakers, ready] = await Promise.all([
         read("/attention", { limit: COUNTED }),
         read("/jobs", { health: "late", view: "summary", limit: OTHERS }),
         read("/jobs", { health: "stuck", view: "summary", limit: OTHERS }),
         read("/breakers"),
-        read("/ready").catch((problem) => (problem.status === 503 ? problem.body ?? { ready: false, reasons: [] } : Promise.reject(problem))),
+        readiness,
       ]);
       if (mine !== reads) return;
       clearTimeout(slow);
@@ -54,9 +55,15 @@ export function problems(view, { onbreakers }) {
       draw(attention, late, stuck, breakers, ready);
     } catch (error) {
       if (error.name === "AbortError" || mine !== reads) return;
+      const ready = await readiness.catch(() => null); // it answers without Redis
+      if (signal.aborted || mine !== reads) return;
       clearTimeout(slow);
       if (!known.size) fill(list, failed(error, refresh));
-      fill(verdict, sentence("warn", "The state of the server could not be read", [error.detail ?? error.message]));
+      // Later facts about the nodes draw this sentence again, not what was read before the failure.
+      redraw = () => fill(verdict, ready?.ready === false
+        ? sentence("bad", "The server cannot work", ready.reasons ?? [])
+        : sentence("warn", "The state of the server could not be read", [error.detail ?? error.message]));
+      redraw();
     }
   }
 
