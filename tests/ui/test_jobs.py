@@ -73,10 +73,10 @@ async def test_a_search_reads_on_until_enough_jobs_match_and_then_asks(
     for name in ("EXAMINED", "BATCH"):
         monkeypatch.setattr(f"scheduler_core.usecases.selection.{name}", 1)
     page = await pages.open("/ui/jobs?prefix=e&q=needle")
+    await expect(page.get_by_text("1 job shown, 20 jobs examined", exact=True)).to_be_visible()
     assert await ids(page) == ["e05"]
-    await expect(page.get_by_text("1 job shown, 20 jobs examined")).to_be_visible()
     await page.get_by_role("button", name="Load more").click()
-    await expect(page.get_by_text("1 job shown, 40 jobs examined")).to_be_visible()
+    await expect(page.get_by_text("1 job shown, 40 jobs examined", exact=True)).to_be_visible()
     await page.get_by_role("button", name="Load more").click()
     await expect(page.locator("#main tbody tr")).to_have_count(2)
     page = await pages.open("/ui/jobs?prefix=e&q=straw")

@@ -259,6 +259,21 @@ async def test_a_server_that_loses_redis_cannot_work_and_nothing_older_is_said(p
     pages.problems.clear()  # the 503s
 
 
+async def test_it_is_seen_within_seconds_that_the_server_cannot_work_and_that_it_works_again(pages: Pages) -> None:
+    page = await pages.new()
+    await page.clock.install()
+    await page.goto(pages.url + "/ui")
+    verdict = page.locator(".verdict")
+    await expect(verdict).to_contain_text("Not everything is fine")
+    await answer(page, "/ready", {"ready": False, "reasons": ["claim: Redis did not answer"]}, status=503)
+    await page.clock.run_for(5100)
+    await expect(verdict).to_contain_text("claim: Redis did not answer")
+    await page.unroute(re.compile(r"/ready(\?|$)"))
+    await page.clock.run_for(5100)
+    await expect(verdict).to_contain_text("Not everything is fine")
+    pages.problems.clear()  # the 503
+
+
 async def test_nodes_and_shards_are_shown_with_their_state(pages: Pages) -> None:
     page = await opened(pages)
     nodes, shards = page.get_by_role("table", name="Nodes"), page.get_by_role("table", name="Shards")

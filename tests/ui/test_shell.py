@@ -182,6 +182,25 @@ async def test_a_dialog_closes_when_its_page_is_left(pages: Pages) -> None:
     await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+async def test_a_page_that_was_opened_while_redis_is_away_loads_when_it_is_back(pages: Pages) -> None:
+    page = await pages.new()
+    await page.clock.install()
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=503, json={"code": "store_unavailable", "detail": "Redis did not answer"})
+
+    for path in ("/ui/jobs", "/ui/targets", "/ui/runs/01M81BRZA037KKHYK0VAR4GRTS", "/ui/attention"):
+        await page.route(re.compile(r"//[^/]+/(jobs|targets|runs|attention)\b"), refuse)
+        await page.goto(pages.url + path)
+        failed = page.locator(".state.failed")
+        for text in ("Redis did not answer", "The page tries again every 5 seconds."):
+            await expect(failed.first).to_contain_text(text)
+        await page.unroute_all()
+        await page.clock.run_for(5100)
+        await expect(failed.get_by_text("Redis did not answer")).to_have_count(0)
+    pages.problems.clear()  # the 503
+
+
 async def test_a_page_that_cannot_be_loaded_says_why_and_is_tried_again(pages: Pages) -> None:
     page = await pages.new()
 

@@ -136,7 +136,8 @@ function crash(view, error) {
   if (error.status === undefined) console.error(error);
   const body = page(view, { title: error.status === 404 ? "Not found" : "Something went wrong" });
   if (error.status === 404) return body.append(missing(error));
-  body.append(failed(error, () => (error.code === "not_loaded" ? location.reload() : show({ focus: false }))));
+  if (error.code === "not_loaded") return body.append(failed(error, () => location.reload()));
+  body.append(failed(error, () => show({ focus: false }), { reads: true }));
 }
 
 function missing({ detail }) {

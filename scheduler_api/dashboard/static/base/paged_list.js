@@ -42,7 +42,7 @@ export function pagedList({ read, table, more: text, id = (row) => row.id, keeps
     try {
       await readAgain();
     } catch (error) {
-      if (!isAbort(error) && !list) fill(place, failed(error, refresh));
+      if (!isAbort(error) && !list) fill(place, failed(error, refresh, { reads: true }));
     }
   }
 

@@ -28,6 +28,9 @@ export function page(view, { title, name, actions = [], crumbs = [], about = nul
 }
 
 const PATIENCE_MS = 150; // what is faster shows no skeleton, so that nothing flickers
+const AGAIN_MS = 5000;
+const AWAY = [0, 502, 503, 504]; // statuses that pass by themselves; 0: no answer came
+let announced = -Infinity;
 const latest = new WeakMap(); // place -> the number of its latest `load`
 
 /**
@@ -50,7 +53,7 @@ export async function load(place, work, draw) {
   } catch (error) {
     clearTimeout(timer);
     if (error.name === "AbortError" || latest.get(place) !== mine) return;
-    fill(place, failed(error, () => load(place, work, draw)));
+    fill(place, failed(error, () => load(place, work, draw), { reads: true }));
   } finally {
     clearTimeout(timer);
   }
@@ -62,13 +65,35 @@ export function loading(lines = 5) {
     Array.from({ length: lines }, () => element("div", { class: "skeleton-line", "aria-hidden": "true" })));
 }
 
-/** What went wrong, and a button that tries again (`retry`; absent: no button). */
-export function failed(problem, retry) {
+/**
+ * What went wrong, and a button that tries again (`retry`; absent: no button). `reads`: `retry` only reads, so it is
+ * called by itself while the server or its Redis is away.
+ */
+export function failed(problem, retry, { reads = false } = {}) {
   const title = problem.status === 404 ? "Not found" : problem.status === 0 ? "No connection to the server" : "This could not be loaded";
-  return element("div", { class: "state failed", role: "alert" },
+  const repeats = reads && AWAY.includes(problem.status);
+  const node = element("div", { class: "state failed", role: repeats && !isNew() ? null : "alert" },
     element("h2", {}, title),
     element("p", {}, problem.detail ?? problem.message),
+    repeats ? element("p", { class: "soft" }, "The page tries again every 5 seconds.") : null,
     retry ? element("button", { type: "button", onclick: retry }, "Try again") : null);
+  if (repeats) repeat(node, retry);
+  return node;
+}
+
+/** Whether no failure was announced lately: a screen reader need not repeat it every 5 seconds. */
+function isNew() {
+  const before = announced;
+  announced = performance.now();
+  return announced - before > 3 * AGAIN_MS;
+}
+
+function repeat(node, retry) {
+  const timer = setInterval(() => {
+    if (document.hidden && node.isConnected) return;
+    clearInterval(timer);
+    if (node.isConnected) retry();
+  }, AGAIN_MS);
 }
 
 /** Build an empty state that names the next step: {title, text, action (a link or a button)}. */

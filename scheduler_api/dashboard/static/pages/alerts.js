@@ -49,7 +49,7 @@ export async function show(view) {
       if (!rules.rules.length && !channels.length && !faults.length && sent.table() && !sent.rows().length) return first();
       draw(rules.rules, faults);
     } catch (error) {
-      if (!isAbort(error) && !drawn) fill(place, failed(error, refresh));
+      if (!isAbort(error) && !drawn) fill(place, failed(error, refresh, { reads: true }));
     }
   }
 

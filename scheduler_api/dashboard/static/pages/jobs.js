@@ -16,7 +16,7 @@ import { columns } from "./jobs_rows.js";
 export const styles = ["jobs.css"];
 
 const PAGE = 50;
-const TURNS = 20; // answers that are read without a click while too few jobs match
+const TURNS = 20; // at most so many answers are read after one click
 const EVENTS = ["job.changed", "job.deleted", "job.health_changed", "run.started", "run.attempt_failed", "run.settled"];
 const REFRESH_MS = 1000;
 const REFRESHED_AT_ONCE = 40; // ids in one request: their query stays short
@@ -35,6 +35,7 @@ export async function show(view) {
   let rows = [];
   let next = null;
   let examined = 0;
+  let reading = false; // more answers are being read without a click
   let loadingNow = new AbortController();
   let watching = new AbortController();
   let list;
@@ -60,7 +61,9 @@ export async function show(view) {
       const answer = await read(null, signal);
       [rows, next, examined] = [answer.jobs, answer.next, answer.examined];
       clearProblems(bar.node);
+      reading = false;
       draw();
+      readOn(PAGE, signal); // not awaited: the first answer is shown at once
     } catch (error) {
       if (isAbort(error) || signal.aborted) return;
       const known = error.field && bar.node.querySelector(`[data-field="${CSS.escape(error.field)}"]`);
@@ -70,7 +73,7 @@ export async function show(view) {
         showProblem(bar.node, error);
         fill(place, empty({ title: "No list for these filters", text: error.detail, action: button("Clear all filters", bar.clear) }));
       } else {
-        fill(place, failed(error, () => reload()));
+        fill(place, failed(error, () => reload(), { reads: true }));
       }
     } finally {
       clearTimeout(patience);
@@ -82,37 +85,51 @@ export async function show(view) {
   async function more() {
     const { signal } = loadingNow;
     try {
-      const answer = await read(next, signal);
-      const known = new Set(rows.map((one) => one.id));
-      rows = [...rows, ...answer.jobs.filter((one) => !known.has(one.id))];
-      next = answer.next;
-      examined += answer.examined;
-      if (list && rows.length) {
-        list.append(rows);
-        describeList();
-        watch();
-      } else {
-        draw();
-      }
+      const wanted = rows.length + PAGE;
+      add(await read(next, signal));
+      show();
+      readOn(wanted, signal);
     } catch (error) {
       showError(error);
     }
   }
 
-  /** Read the jobs after `cursor`. An answer examines few jobs and can be short or empty: read on until enough are found. */
-  async function read(cursor, signal) {
+  function read(cursor, signal) {
     const sort = order(view.query);
-    const query = { ...conditions(view.query), view: "summary", sort: sort === "id" ? null : sort };
-    const found = { jobs: [], next: cursor, examined: 0 };
-    for (let turn = 0; turn < TURNS; turn += 1) {
-      if (turn) fill(foot, element("span", { class: "soft" }, `${plural(found.examined, "job")} examined…`));
-      const answer = await get("/jobs", { query: { ...query, limit: PAGE - found.jobs.length, cursor: found.next }, signal });
-      found.jobs.push(...answer.jobs);
-      found.next = answer.next;
-      found.examined += answer.examined;
-      if (!found.next || found.jobs.length >= PAGE) break;
+    const query = { ...conditions(view.query), view: "summary", limit: PAGE, cursor, sort: sort === "id" ? null : sort };
+    return get("/jobs", { query, signal });
+  }
+
+  /** An answer examines few jobs, so it can be short or empty: read on until enough are shown, for some time. */
+  async function readOn(wanted, signal) {
+    try {
+      for (let turn = 1; turn < TURNS && next && rows.length < wanted; turn += 1) {
+        reading = true;
+        show();
+        add(await read(next, signal));
+      }
+    } catch (error) {
+      if (!isAbort(error)) showError(error);
     }
-    return found;
+    if (signal.aborted || !reading) return;
+    reading = false;
+    show();
+  }
+
+  function add(answer) {
+    const known = new Set(rows.map((one) => one.id));
+    const found = answer.jobs.filter((one) => !known.has(one.id));
+    next = answer.next;
+    examined += answer.examined;
+    if (!found.length) return;
+    rows = [...rows, ...found];
+    if (list) list.append(rows);
+    watch();
+  }
+
+  function show() {
+    if (list && rows.length) describeList();
+    else draw();
   }
 
   function draw() {
@@ -147,6 +164,7 @@ export async function show(view) {
 
   function nothing() {
     const filtered = Object.keys(conditions(view.query)).length > 0;
+    if (reading) return empty({ title: `Examined ${plural(examined, "job")}, none matched so far`, text: "Reading on…" });
     if (next) return empty({ title: `Examined ${plural(examined, "job")}, none matched so far`, text: "The list examines a bounded number of jobs at a time, so that it never slows the scheduler down.", action: button("Continue", more, { kind: "primary" }) });
     if (filtered) return empty({ title: "No job matches", text: examined ? `${plural(examined, "job")} examined.` : "", action: button("Clear all filters", bar.clear) });
     if (order(view.query) !== "id") return empty({ title: "No job in this order yet", text: "The orders by last run and by failures list only jobs that have run, or that fail.", action: button("Sort by id", () => changeOrder(order(view.query))) });
@@ -156,7 +174,7 @@ export async function show(view) {
   function describeList() {
     if (!rows.length) return fill(foot);
     const text = next ? `${plural(rows.length, "job")} shown, ${plural(examined, "job")} examined` : plural(rows.length, "job");
-    fill(foot, element("span", { class: "soft" }, text), next ? button("Load more", more) : null,
+    fill(foot, element("span", { class: "soft" }, reading ? `${text}…` : text), next && !reading ? button("Load more", more) : null,
       element("button", { type: "button", class: "plain", onclick: () => openMany({ all: true }) }, "Act on all that match…"));
   }
 

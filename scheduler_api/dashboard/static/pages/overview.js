@@ -15,6 +15,7 @@ import { problems } from "./overview/problems.js";
 export const styles = ["overview.css"];
 
 const EVERY = 30_000; // milliseconds between two reads of what has no events
+const READINESS_EVERY = 5000; // a server that loses Redis must not look well for long
 const SOON = 2000; // at most one read of a part in this time, however many events arrive
 
 export async function show(view) {
@@ -70,6 +71,7 @@ export async function show(view) {
   }, { signal });
   await Promise.all([
     poll(found.refresh, EVERY, { signal }),
+    poll(found.check, READINESS_EVERY, { signal }),
     poll(next.refresh, EVERY, { signal }),
     poll(numbers.refresh, EVERY, { signal }),
     poll(machines.refresh, EVERY, { signal }),

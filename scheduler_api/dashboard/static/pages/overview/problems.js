@@ -25,7 +25,7 @@ const WORDS = {
   stale: ["stale task", "stale tasks"],
 };
 
-/** Build both parts: {verdict, list, refresh(), setNodes(nodes), concerns(event)}. `onbreakers(answer)` receives what
+/** Build both parts: {verdict, list, refresh(), check(), setNodes(nodes), concerns(event)}. `onbreakers(answer)` receives what
  * GET /breakers answers. */
 export function problems(view, { onbreakers }) {
   const { signal } = view;
@@ -34,13 +34,24 @@ export function problems(view, { onbreakers }) {
   let known = new Set(); // jobs that are listed
   let nodes = null; // as GET /nodes answers them; null: not known yet
   let redraw = () => {};
+  let works = null; // whether the server could work at the last refresh; null: before the first
   let reads = 0;
   let slow = setTimeout(() => list.hasChildNodes() || fill(list, loading(6)), 150);
+
+  const readReadiness = () => get("/ready", { signal })
+    .catch((problem) => (problem.status === 503 ? problem.body ?? { ready: false, reasons: [] } : Promise.reject(problem)));
+
+  /** Read only whether the server can work, which needs little, and everything if that has changed. */
+  async function check() {
+    if (works === null) return; // the first refresh is under way
+    const ready = await readReadiness().catch(() => null);
+    if (!signal.aborted && ready && ready.ready !== works) await refresh();
+  }
 
   async function refresh() {
     const mine = ++reads;
     const read = (path, query) => get(path, { query, signal });
-    const readiness = read("/ready").catch((problem) => (problem.status === 503 ? problem.body ?? { ready: false, reasons: [] } : Promise.reject(problem)));
+    const readiness = readReadiness();
     try {
       const [attention, late, stuck, breakers, ready] = await Promise.all([
         read("/attention", { limit: COUNTED }),
@@ -51,6 +62,7 @@ export function problems(view, { onbreakers }) {
       ]);
       if (mine !== reads) return;
       clearTimeout(slow);
+      works = ready.ready;
       onbreakers(breakers);
       draw(attention, late, stuck, breakers, ready);
     } catch (error) {
@@ -58,7 +70,8 @@ export function problems(view, { onbreakers }) {
       const ready = await readiness.catch(() => null); // it answers without Redis
       if (signal.aborted || mine !== reads) return;
       clearTimeout(slow);
-      if (!known.size) fill(list, failed(error, refresh));
+      works = ready?.ready ?? false;
+      if (!known.size) fill(list, failed(error, refresh, { reads: true }));
       // Later facts about the nodes draw this sentence again, not what was read before the failure.
       redraw = () => fill(verdict, ready?.ready === false
         ? sentence("bad", "The server cannot work", ready.reasons ?? [])
@@ -122,7 +135,7 @@ export function problems(view, { onbreakers }) {
     redraw();
   }
 
-  return { verdict, list, refresh, setNodes, concerns: (event) => event.state !== "succeeded" || known.has(event.job_id) };
+  return { verdict, list, refresh, check, setNodes, concerns: (event) => event.state !== "succeeded" || known.has(event.job_id) };
 }
 
 function sentence(tone, title, reasons) {
