@@ -563,8 +563,8 @@ class TestEvents:
 
     @staticmethod
     def _looks(clock: ManualClock) -> bool:
-        """Return whether a stream waits to read its session again."""
-        return any(until <= clock.mono + 10.0 for until, _ in clock.sleeping)
+        """Return whether a stream waits to read its session again. One whose wait is over has not read it yet."""
+        return any(clock.mono < until <= clock.mono + 10.0 for until, _ in clock.sleeping)
 
     async def _look(self, clock: ManualClock) -> None:
         """Let the time until the next look pass."""
