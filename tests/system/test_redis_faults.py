@@ -102,7 +102,7 @@ async def test_jobs_fire_again_after_redis_has_loaded_its_data(deployment: Deplo
 
     await eventually(rewritten)
     await deployment.redis.kill()
-    deployment.redis.spawn(key_load_delay=50_000)
+    deployment.redis.spawn(key_load_delay=100_000)
     await not_ready(server, "loading")
     answer = await (await server.api()).post(
         "/", json={"id": "new", "endpoint": deployment.recorder.url, "cron": "@hourly", "payload": 1}
