@@ -39,7 +39,7 @@ KNOWN: dict[str, str | int] = {"job_id": "known", "target_id": 1, "schedule_id":
 """Ids that exist on the server. Half of all requests use them, because random ones only lead to 404."""
 EXAMPLES = examples(4)
 PARTS = max(1, 6 // TIMES)
-"""``make test`` sends one in so many of the requests with values at bounds; the seed of the run chooses them."""
+"""``make test`` sends one of this many requests with values at bounds; the seed of the run chooses it."""
 
 load_all_checks()
 _generation = GenerationConfig(

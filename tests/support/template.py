@@ -63,14 +63,13 @@ class Forked:
 class Template:
     """The template process of this test process."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self) -> None:
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(os.getpid())],
                 stdin=other.fileno(),
                 stdout=subprocess.PIPE,
-                env=environment,
                 start_new_session=True,
             )
         assert self._process.stdout is not None
@@ -109,8 +108,7 @@ class Template:
 @cache
 def template() -> Template:
     """Return the template process of this test process, which is started once."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CRONPOST_")}
-    return Template(environment)
+    return Template()
 
 
 def _serve(test: int) -> tuple[str, list[str]]:

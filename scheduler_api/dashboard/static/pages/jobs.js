@@ -123,7 +123,8 @@ export async function show(view) {
     examined += answer.examined;
     if (!found.length) return;
     rows = [...rows, ...found];
-    if (list) list.append(rows);
+    if (!list) return; // `draw` builds the table, and watches its rows
+    list.append(rows);
     watch();
   }
 
@@ -164,8 +165,11 @@ export async function show(view) {
 
   function nothing() {
     const filtered = Object.keys(conditions(view.query)).length > 0;
-    if (reading) return empty({ title: `Examined ${plural(examined, "job")}, none matched so far`, text: "Reading on…" });
-    if (next) return empty({ title: `Examined ${plural(examined, "job")}, none matched so far`, text: "The list examines a bounded number of jobs at a time, so that it never slows the scheduler down.", action: button("Continue", more, { kind: "primary" }) });
+    if (next) {
+      const title = `Examined ${plural(examined, "job")}, none matched so far`;
+      if (reading) return empty({ title, text: "Reading on…" });
+      return empty({ title, text: "The list examines a bounded number of jobs at a time, so that it never slows the scheduler down.", action: button("Continue", more, { kind: "primary" }) });
+    }
     if (filtered) return empty({ title: "No job matches", text: examined ? `${plural(examined, "job")} examined.` : "", action: button("Clear all filters", bar.clear) });
     if (order(view.query) !== "id") return empty({ title: "No job in this order yet", text: "The orders by last run and by failures list only jobs that have run, or that fail.", action: button("Sort by id", () => changeOrder(order(view.query))) });
     return empty({ title: "No job yet", text: "A job calls your endpoint at its fire times: every five minutes, at 02:00, or once.", action: element("a", { href: "/ui/jobs/new", class: "button primary" }, "Create a job") });
